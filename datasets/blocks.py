@@ -1,0 +1,174 @@
+"""Shards read back as Arrow tables of encoded images, row group by row group, through Ray Data where Ray runs."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from numpy.typing import NDArray
+from ray.data import DataContext, Dataset
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from datasets.filesystem import absolute, open_filesystem
+from datasets.schema import Manifest, Split
+from datasets.threads import ordered_map
+
+READ_CPUS = 0.05  # trials reserve the rest of the machine's CPUs, and a read mostly waits
+READ_TASKS = 2  # at once for each worker: every further one is a further process on its machine
+READ_AHEAD = 4  # reads begun ahead without Ray
+TASK_BYTES = 16 * 2**20
+RAY_BYTES = 64 * 2**20
+"""Less than this is read by the process itself, in less time than Ray Data takes to begin."""
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group of a shard: rows `start` to `start + rows` of its split."""
+
+    uri: str
+    index: int
+    start: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows `first` to `stop` of a row group."""
+
+    group: RowGroup
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """n encoded rows: `ids` int64 (n,), `labels` int64 (n,) with -1 = unlabelled, `images` the binary scalars."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    images: list[pa.Scalar]
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> EncodedRows:
+        """Take the rows of a table with the columns of `schema.SCHEMA`; the image bytes are not copied."""
+        labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
+        return cls(table["id"].to_numpy(), labels, list(table["image"]))
+
+    def take(self, index: NDArray[np.int64]) -> EncodedRows:
+        """Return the rows at `index` (k,)."""
+        return EncodedRows(self.ids[index], self.labels[index], [self.images[number] for number in index])
+
+
+def row_groups(shards_uri: str, manifest: Manifest, split: Split) -> list[RowGroup]:
+    """Return the row groups of one split in order of position; reads nothing."""
+    uri, size = absolute(shards_uri), manifest.row_group_rows
+    return [
+        RowGroup(f"{uri}/{file.name}", index, file.first_position + first, min(size, file.rows - first))
+        for file in manifest.split_files(split)
+        for index, first in enumerate(range(0, file.rows, size))
+    ]
+
+
+def read_rows(shards_uri: str, manifest: Manifest, split: Split, start: int, stop: int) -> Iterator[EncodedRows]:
+    """Yield rows `start` to `stop` of a split in order, as encoded parts."""
+    slices = [
+        Slice(group, max(0, start - group.start), min(group.rows, stop - group.start))
+        for group in row_groups(shards_uri, manifest, split)
+        if group.start < stop and group.start + group.rows > start
+    ]
+    return map(EncodedRows.from_table, read_slices(slices, manifest.mean_image_bytes))
+
+
+def read_slices(slices: Sequence[Slice], bytes_per_row: float) -> Iterator[pa.Table]:
+    """Yield the slices' rows in order, cut into tables of about TASK_BYTES, by Ray Data where Ray runs and it pays.
+
+    The tables have the columns of `schema.SCHEMA`.
+    """
+    bundles = _bundles(slices, bytes_per_row)
+    if ray.is_initialized() and sum(piece.stop - piece.first for piece in slices) * bytes_per_row >= RAY_BYTES:
+        yield from _read_with_ray(bundles)
+        return
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        yield from ordered_map(pool, _read_bundle, bundles, ahead=READ_AHEAD)
+
+
+def _bundles(slices: Sequence[Slice], bytes_per_row: float) -> list[list[Slice]]:
+    bundles: list[list[Slice]] = []
+    size = 0.0
+    for piece in slices:
+        if not bundles or size >= TASK_BYTES:
+            bundles.append([])
+            size = 0.0
+        bundles[-1].append(piece)
+        size += (piece.stop - piece.first) * bytes_per_row
+    return bundles
+
+
+def _read_bundle(bundle: Sequence[Slice]) -> pa.Table:
+    tables = []
+    for uri, pieces in itertools.groupby(bundle, key=lambda piece: piece.group.uri):
+        filesystem, path = open_filesystem(uri)
+        with filesystem.open_input_file(path) as stream:
+            file = pq.ParquetFile(stream, pre_buffer=True)
+            for piece in pieces:
+                table = file.read_row_group(piece.group.index, use_threads=False)
+                assert table.num_rows == piece.group.rows, f"{uri} does not match its manifest"
+                tables.append(table.slice(piece.first, piece.stop - piece.first))
+    return pa.concat_tables(tables)
+
+
+def ordered(dataset: Dataset) -> Dataset:
+    """Let a Ray dataset keep its order and its silence: one line for every epoch of every trial would bury the rest."""
+    dataset.context.execution_options.preserve_order = True
+    return dataset
+
+
+def quiet_ray_data() -> None:
+    """Switch Ray Data's progress bars and start-up lines off in this process."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+class _BundleSource(Datasource):
+    """One Ray Data read task, hence one block, for each bundle: Ray Data's own reader does not keep row groups."""
+
+    def __init__(self, bundles: Sequence[Sequence[Slice]]) -> None:
+        self._bundles = bundles
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        return [
+            ReadTask(
+                functools.partial(_read_block, bundle),
+                BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None),
+            )
+            for bundle in self._bundles
+        ]
+
+
+def _read_block(bundle: Sequence[Slice]) -> list[pa.Table]:
+    return [_read_bundle(bundle)]
+
+
+def _read_with_ray(bundles: Sequence[Sequence[Slice]]) -> Iterator[pa.Table]:
+    quiet_ray_data()
+    source = _BundleSource(bundles)
+    dataset = ray.data.read_datasource(
+        source, num_cpus=READ_CPUS, concurrency=min(READ_TASKS, len(bundles)), override_num_blocks=len(bundles)
+    )
+    yield from ordered(dataset).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

@@ -1,0 +1,61 @@
+"""Encoded image bytes to pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode
+
+DECODE_THREADS = min(4, os.cpu_count() or 1)
+
+
+def decode(data: bytes, max_side: int | None = None) -> torch.Tensor:
+    """Decode one image of any common format, turned upright by its EXIF orientation.
+
+    Returns uint8 (3, H, W) RGB: gray is repeated, transparency dropped, 16-bit depth cut to its upper 8 bits, and of an
+    animation the first frame is taken. An image whose longer side exceeds `max_side` pixels is reduced to it,
+    antialiased. Raises ValueError for truncated or broken files and for 32-bit depths, whose range is not defined.
+    """
+    try:
+        # The operator itself: torchvision 0.29 put a deprecation warning, not a replacement, before it.
+        image = torch.ops.image.decode_image(
+            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB.value, True
+        )
+    except (AttributeError, RuntimeError, ValueError):  # torchvision lacks the operator or the format, or broken bytes
+        image = _decode_with_pil(data)
+    if image.ndim == 4:  # the frames of an animation
+        image = image[0]
+    if image.dtype == torch.uint16:
+        image = (image.to(torch.int32) >> 8).to(torch.uint8)
+    return image if max_side is None else reduce(image, max_side)
+
+
+def reduce(image: torch.Tensor, max_side: int) -> torch.Tensor:
+    """Shrink uint8 (3, H, W) so that its longer side is at most `max_side`; smaller images are returned as they are."""
+    height, width = image.shape[1:]
+    longer = max(height, width)
+    if longer <= max_side:
+        return image
+    size = (max(1, round(height * max_side / longer)), max(1, round(width * max_side / longer)))
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def _decode_with_pil(data: bytes) -> torch.Tensor:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
+            upright = ImageOps.exif_transpose(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"unreadable image: {error}") from error
+    if upright.mode.startswith("I;16"):  # PIL would clip it to 255
+        upright = Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8))
+    if upright.mode in ("I", "F"):
+        raise ValueError(f"unreadable image: 32-bit pixels (mode {upright.mode}); convert it to 8 or 16 bits")
+    # Through RGBA, because a palette's transparency has no direct way to RGB.
+    pixels = np.array(upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

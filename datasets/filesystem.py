@@ -1,0 +1,56 @@
+"""Local paths and URIs behind one interface."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+
+def absolute(uri: str) -> str:
+    """Return a URI as it is and a local path resolved: worker processes have other working directories.
+
+    Raises ValueError for an empty string.
+    """
+    if not uri:
+        raise ValueError("found an empty path; give a folder or a URI such as s3://bucket/folder")
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def is_local(uri: str) -> bool:
+    """Return whether `uri` is a local path rather than a URI."""
+    return "://" not in uri
+
+
+@functools.lru_cache(maxsize=16)
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a path or URI and the path within it.
+
+    Raises ValueError for a URI that pyarrow does not know.
+    """
+    if is_local(uri):
+        return fs.LocalFileSystem(), absolute(uri)
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(
+            f"cannot open {uri!r}: {error}; expected a local path or a URI such as s3://bucket/folder"
+        ) from error
+    return filesystem, path
+
+
+def list_files(uri: str, *, recursive: bool) -> tuple[dict[str, int], list[str]]:
+    """Return the files below a folder as relative path -> size in bytes, and its sub-folders, both sorted.
+
+    Raises ValueError when there is no such folder.
+    """
+    filesystem, path = open_filesystem(uri)
+    try:
+        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{uri!r} is not a folder") from error
+    relative = {info.path[len(path.rstrip("/")) + 1 :]: info for info in infos}
+    files = {name: relative[name].size for name in sorted(relative) if relative[name].type == fs.FileType.File}
+    return files, sorted(name for name, info in relative.items() if info.type == fs.FileType.Directory)

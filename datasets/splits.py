@@ -1,0 +1,118 @@
+"""Label fractions: which labelled images belong to a fraction, decided once for all fractions."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.manifest import read_column
+from datasets.schema import Manifest
+
+
+def label_ranks(labels: NDArray[np.int32], seed: int) -> NDArray[np.float64]:
+    """Give every labelled image a rank in [0, 1), so that the images with rank < f are the label fraction f.
+
+    The classes take turns, so that the counts are those of ImageNet's published subsets, on which SimCLRv2 (section
+    3.1: 12,811 and 128,116 images) was measured: 12 or 13 images of every class at 1 %, 128 or 129 at 10 %. In each
+    round every class that still has images gives its next one, in an order shuffled by (seed, class); the k-th image in
+    this order has rank k / n. The first image of each class gets rank 0, so that no fraction lacks a class. Hence
+    fraction f of n labelled images in C classes holds exactly max(C, ceil(f n)) images, fractions are nested, and the
+    counts of two classes differ by at most one unless the smaller class is used up.
+
+    `labels`: (n,), -1 = unlabelled. Returns float64 (n,), NaN for unlabelled.
+    """
+    ranks = np.full(len(labels), np.nan)
+    labelled = np.flatnonzero(labels >= 0)
+    classes, class_index = np.unique(labels[labelled], return_inverse=True)
+    by_class = np.argsort(class_index, kind="stable")
+    starts = np.searchsorted(class_index[by_class], np.arange(len(classes) + 1))
+    rounds = np.empty(len(labelled), np.int64)
+    for index, label in enumerate(classes):
+        members = by_class[starts[index] : starts[index + 1]]
+        rounds[members] = np.random.default_rng([seed, int(label)]).permutation(len(members))
+    turn = np.random.default_rng(seed).permutation(len(classes))[class_index]
+    order = np.lexsort((turn, rounds))
+    ranks[labelled[order]] = np.arange(len(order)) / max(1, len(order))
+    ranks[labelled[rounds == 0]] = 0.0
+    return ranks
+
+
+def balanced_subset(labels: NDArray[np.int32], limit: int) -> NDArray[np.int64]:
+    """Return the sorted indices of `limit` rows, class-balanced, with the labelled share of the whole.
+
+    `labels`: (n,), -1 = unlabelled. Raises ValueError when `limit` exceeds the rows or is too small for one labelled
+    image of each class.
+    """
+    if not 1 <= limit <= len(labels):
+        raise ValueError(
+            f"a limit of {limit} images was asked of {len(labels)}; give a limit between 1 and {len(labels)}"
+        )
+    ranks = label_ranks(labels, seed=0)
+    labelled = np.flatnonzero(labels >= 0)
+    unlabelled = np.random.default_rng(0).permutation(np.flatnonzero(labels < 0))
+    keep = max(round(limit * len(labelled) / len(labels)), limit - len(unlabelled))
+    classes = len(np.unique(labels[labelled]))
+    if keep < classes:
+        raise ValueError(
+            f"a limit of {limit} images leaves {keep} labelled ones for {classes} classes; raise it to at least "
+            f"{-(-classes * len(labels) // len(labelled))}, so that every class has one"
+        )
+    first = labelled[np.argsort(ranks[labelled], kind="stable")[:keep]]
+    return np.sort(np.concatenate([first, unlabelled[: limit - keep]]))
+
+
+def held_out_tenth(labels: NDArray[np.int32], names: list[str]) -> NDArray[np.bool_]:
+    """Mark a tenth of every class, rounded, at least one image, chosen by a fixed seed.
+
+    `labels`: (n,), all labelled; `names`: of the classes. Returns bool (n,). Raises ValueError naming the classes with
+    one image.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    if single := [names[label] for label in np.flatnonzero(counts < 2)]:
+        raise ValueError(
+            f"no test images were given and classes {single[:10]} have one image each, so none can be held out; "
+            "add images to them or a folder `test`"
+        )
+    held_out = np.zeros(len(labels), np.bool_)
+    for label, count in enumerate(counts):
+        members = np.random.default_rng([0, label]).permutation(np.flatnonzero(labels == label))
+        held_out[members[: max(1, round(count / 10))]] = True
+    return held_out
+
+
+def labelled_rows(shards_uri: str, manifest: Manifest, fraction: float) -> int:
+    """Return how many leading training rows have label rank < `fraction`, in (0, 1].
+
+    Reads the ranks of at most one shard. Raises ValueError for a fraction outside (0, 1] or shards without labels.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"found label fraction {fraction}; expected more than 0 and at most 1 (1 % is 0.01)")
+    if not manifest.labelled_images:
+        raise ValueError(
+            f"the shards at {shards_uri!r} have no labelled training images, so they have no label fractions"
+        )
+    if fraction == 1:
+        return manifest.labelled_images
+    files = [
+        file
+        for file in manifest.split_files("train")
+        if file.first_label_rank is not None and file.first_label_rank < fraction
+    ]
+    last = files[-1]  # ranks ascend over the files, so the fraction ends in the last file that begins within it
+    ranks = read_column(shards_uri, last.name, "label_rank").to_numpy()
+    return last.first_position + int(np.count_nonzero(ranks < fraction))
+
+
+def subset_hash(shards_uri: str, manifest: Manifest, fraction: float) -> str:
+    """Return the sha256 of the sorted ids (int64, little-endian) of a label fraction, in (0, 1]: equal for equal subsets."""
+    ids = train_ids(shards_uri, manifest, labelled_rows(shards_uri, manifest, fraction))
+    return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
+
+
+def train_ids(shards_uri: str, manifest: Manifest, rows: int) -> NDArray[np.int64]:
+    """Return the ids (rows,) of the first `rows` training rows."""
+    files = [file for file in manifest.split_files("train") if file.first_position < rows]
+    columns = [read_column(shards_uri, file.name, "id").to_numpy() for file in files]
+    return np.concatenate([np.empty(0, np.int64), *columns])[:rows]

@@ -1,0 +1,158 @@
+"""Writing one shard, in a Ray task: read, validate, hash and write its images."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.decode import decode
+from datasets.filesystem import is_local, open_filesystem
+from datasets.schema import SCHEMA, Split
+from datasets.threads import ordered_map
+
+THREADS = 2  # one decodes while the other waits for its file
+NAMED = 10  # unreadable images that are named
+Image = tuple[bytes, bytes, int, int, str]  # data, digest, height, width, error
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """How one split is cut into shards: everything that a writing task needs besides its rows."""
+
+    split: Split
+    destination: str  # absolute
+    rows_per_shard: int
+    row_group_rows: int
+    compression: str
+    suffix: str  # of the files until all are finished
+
+
+def shard_name(split: Split, start: int) -> str:
+    """Return the name of the shard whose first row has position `start`."""
+    return f"{split}-{start:010d}.parquet"
+
+
+def write_shard(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> pa.Table:
+    """Validate and write one shard; return one row of what was found, or none for an empty block.
+
+    `block`: position and name of consecutive rows, with `image` or the `path` to read it from. `rows`: id, label and
+    label_rank of the whole split. When an image is unreadable nothing is written and the row names the first ones in
+    `unreadable`.
+    """
+    if not block.num_rows:
+        return pa.table({"split": pa.array([], pa.string())})
+    positions = block["position"].to_numpy()
+    start, count = int(positions[0]), len(positions)
+    full = min(plan.rows_per_shard, rows.num_rows - start)
+    assert start % plan.rows_per_shard == 0 and count == full and positions[-1] == start + count - 1, "not one shard"
+    rows = rows.slice(start, count)
+    images = _read_images(block, rows)
+    unreadable = [
+        f"{name} ({image[4]})" for name, image in zip(block["name"].to_pylist(), images, strict=True) if image[4]
+    ]
+    heights, widths = np.array([image[2] for image in images]), np.array([image[3] for image in images])
+    found = {
+        "split": plan.split,
+        "name": shard_name(plan.split, start),
+        "rows": count,
+        "first_position": start,
+        "first_label_rank": rows["label_rank"][0].as_py(),
+        "image_bytes": sum(len(image[0]) for image in images),
+        "digests": b"".join(image[1] for image in images),
+        "min_height": int(heights.min()),
+        "max_height": int(heights.max()),
+        "min_width": int(widths.min()),
+        "max_width": int(widths.max()),
+        "pixels": int((heights * widths).sum()),
+        "unreadable": unreadable[:NAMED],
+        "unreadable_count": len(unreadable),
+        "bytes": 0,
+        "sha256": "",
+    }
+    if not unreadable:
+        data = pa.array([image[0] for image in images], pa.binary())
+        columns = {"id": rows["id"], "image": data, "label": rows["label"], "label_rank": rows["label_rank"]}
+        file = _encode(plan, pa.table(columns, schema=SCHEMA))
+        _write(f"{plan.destination}/{found['name']}{plan.suffix}", file)
+        found |= {"bytes": file.size, "sha256": hashlib.sha256(file).hexdigest()}
+    return pa.Table.from_pylist([found], schema=FOUND)
+
+
+FOUND = pa.schema(
+    [
+        ("split", pa.string()),
+        ("name", pa.string()),
+        ("rows", pa.int64()),
+        ("first_position", pa.int64()),
+        ("first_label_rank", pa.float64()),
+        ("image_bytes", pa.int64()),
+        ("digests", pa.binary()),
+        ("min_height", pa.int64()),
+        ("max_height", pa.int64()),
+        ("min_width", pa.int64()),
+        ("max_width", pa.int64()),
+        ("pixels", pa.int64()),
+        ("unreadable", pa.list_(pa.string())),
+        ("unreadable_count", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
+
+
+def _read_images(block: pa.Table, rows: pa.Table) -> list[Image]:
+    ids, labels, ranks = (rows[column].to_pylist() for column in ("id", "label", "label_rank"))
+    sources: Iterable[pa.Scalar] = block["path"] if "path" in block.column_names else block["image"]
+
+    def read(item: tuple[pa.Scalar, int, int | None, float | None]) -> Image:
+        source, number, label, rank = item
+        data = _file_bytes(source.as_py()) if isinstance(source, pa.StringScalar) else source.as_py()
+        digest = hashlib.sha256(image_header(number, label, rank) + data).digest()
+        try:
+            _, height, width = decode(data).shape
+        except ValueError as error:
+            return data, digest, 0, 0, str(error)
+        return data, digest, height, width, ""
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(ordered_map(pool, read, zip(sources, ids, labels, ranks, strict=True), ahead=16 * THREADS))
+
+
+def image_header(number: int, label: int | None, rank: float | None) -> bytes:
+    """Return id, label and label rank as bytes, little-endian, with -1 for what is missing: hashed before the image."""
+    return struct.pack("<qid", number, -1 if label is None else label, -1.0 if rank is None else rank)
+
+
+def _file_bytes(uri: str) -> bytes:
+    if is_local(uri):
+        return Path(uri).read_bytes()
+    filesystem, path = open_filesystem(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+def _encode(plan: ShardPlan, table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=plan.row_group_rows,
+        compression={"id": "zstd", "image": plan.compression, "label": "zstd", "label_rank": "zstd"},
+        use_dictionary=["label"],  # encoded images never repeat
+        write_statistics=["id", "label", "label_rank"],
+    )
+    return sink.getvalue()
+
+
+def _write(uri: str, data: pa.Buffer) -> None:
+    filesystem, path = open_filesystem(uri)
+    with filesystem.open_output_stream(path, compression=None) as stream:
+        stream.write(data)

@@ -1,0 +1,49 @@
+"""How pretraining went."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from reports.figures.style import COLORS, DASHES, empty_figure, finish, plain
+
+TITLE = "Contrastive loss during pretraining"
+CURVES = 40
+STEPS = 200
+
+
+def pretraining_curves(history: pd.DataFrame) -> go.Figure:
+    """Loss against step, one line a trial, colored by architecture; `history` is `tables.history` of the stage
+    pretrain.
+
+    At most `CURVES` trials, the smallest models first, and about `STEPS` evenly spaced steps of each are drawn.
+    """
+    if "loss" not in history or history["loss"].notna().sum() == 0:
+        return empty_figure(TITLE, "It needs the stage pretrain with a logged history.")
+    history = history[history["loss"].notna()].sort_values(["parameters", "architecture", "seed", "id", "step"])
+    ids = history["id"].unique().tolist()
+    models = history["architecture"].unique().tolist()
+    figure = go.Figure()
+    named: set[str] = set()
+    for trial_id in ids[:CURVES]:
+        curve = history[history["id"] == trial_id]
+        model, seed = curve["architecture"].iloc[0], curve["seed"].iloc[0]
+        thinned = curve.iloc[sorted({*range(0, len(curve), max(1, len(curve) // STEPS)), len(curve) - 1})]
+        style = models.index(model)
+        figure.add_scatter(
+            x=thinned["step"].tolist(),
+            y=thinned["loss"].tolist(),
+            mode="lines" if len(curve) > 1 else "markers",
+            name=plain(model),
+            legendgroup=model,
+            showlegend=model not in named,
+            opacity=0.85,
+            line={"color": COLORS[style % len(COLORS)], "dash": DASHES[style % len(DASHES)], "width": 2},
+            hovertemplate=f"<b>{plain(model)}</b>, seed {seed}<br>step %{{x}}: loss %{{y:.3f}}<br>"
+            f"{plain(trial_id)}<extra></extra>",
+        )
+        named.add(model)
+    figure.update_xaxes(title_text="step", rangemode="tozero")
+    figure.update_yaxes(title_text="NT-Xent loss")
+    shown = f" ({CURVES} of {len(ids)} trials)" if len(ids) > CURVES else ""
+    return finish(figure, TITLE + shown, height=400)

@@ -1,0 +1,147 @@
+"""The one directory or URL that holds records, checkpoints, data and reports.
+
+Layout: `records/ID.json`, `checkpoints/ID/...`, `checkpoints/ID/failure.json`, `data/NAME/...`, `reports/STUDY.html`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import uuid
+from pathlib import Path
+
+import pyarrow
+from pyarrow import fs
+
+
+class Storage:
+    """Files below one root, which is a local folder (`./runs`) or a URL that pyarrow reads (`s3://bucket/runs`).
+
+    Folders appear when something is written; reading from an absent root finds nothing. `root` is the absolute path
+    or the URL, and `Storage(storage.root)` is the same storage in another process.
+
+    Raises ValueError where the root or one of its parents is a file, or where the URL is of an unknown kind.
+    """
+
+    def __init__(self, uri_or_path: str) -> None:
+        if not str(uri_or_path).strip():
+            raise ValueError(
+                "the storage is empty; expected a folder such as './runs' or a URL such as 's3://bucket/runs'"
+            )
+        if "://" in str(uri_or_path):
+            self.filesystem, self._base = _filesystem_of(str(uri_or_path))
+            self._prefix = str(uri_or_path).rstrip("/")
+        else:
+            self.filesystem = fs.LocalFileSystem()
+            self._base = str(Path(uri_or_path).expanduser().resolve())
+            self._prefix = self._base
+        self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+        if self.is_local:
+            self._prefix = self._base
+            _check_no_file_in_the_way(Path(self._base))
+
+    @property
+    def root(self) -> str:
+        return self._prefix
+
+    def __repr__(self) -> str:
+        return f"Storage({self.root!r})"
+
+    def path(self, *parts: str) -> str:
+        """Path of a file inside `filesystem`. Raises ValueError for a part that would leave the storage."""
+        return "/".join([self._base, *_checked(parts)])
+
+    def uri(self, *parts: str) -> str:
+        """Absolute path (local) or URL of a file, for messages and for other libraries."""
+        return "/".join([self._prefix, *_checked(parts)])
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """Content of a file. Raises FileNotFoundError when it is absent."""
+        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def write_bytes(self, content: bytes, *parts: str) -> None:
+        """Write a file as a whole or not at all: no reader and no crash ever sees half of it.
+
+        On a local disk the bytes go to a temporary name in the same folder, to the disk, and are then moved; on an
+        object store a put is atomic by itself.
+        """
+        if self.is_local:
+            _write_and_move(Path(self.path(*parts)), content)
+        else:
+            with self.filesystem.open_output_stream(self.path(*parts)) as stream:
+                stream.write(content)
+
+    def exists(self, *parts: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.path(*parts)).type != fs.FileType.NotFound)
+
+    def list(self, *parts: str) -> builtins.list[str]:
+        """Sorted names of the files and folders in a folder, without unfinished writes; [] when it is absent."""
+        selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
+        names = (info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(name for name in names if not name.startswith("."))
+
+    def delete(self, *parts: str) -> None:
+        """Delete a file, or a folder with everything in it; nothing happens when it is absent."""
+        assert parts, "the root itself is never deleted"
+        kind = self.filesystem.get_file_info(self.path(*parts)).type
+        if kind == fs.FileType.Directory:
+            self.filesystem.delete_dir(self.path(*parts))
+        elif kind != fs.FileType.NotFound:
+            self.filesystem.delete_file(self.path(*parts))
+
+    def check_writable(self) -> None:
+        """Write and delete a small file, so that a study fails before it has cost anything. Raises ValueError."""
+        name = f"write-check-{uuid.uuid4().hex}"
+        try:
+            self.write_bytes(b"ok", name)
+            self.delete(name)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(
+                f"cannot write to the storage {self.root}: {error}. Expected a folder or URL that this user may write "
+                "to; choose another storage, or check its permissions, free space and credentials"
+            ) from error
+
+
+def _filesystem_of(uri: str) -> tuple[fs.FileSystem, str]:
+    try:
+        filesystem, base = fs.FileSystem.from_uri(uri)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot use the storage URL {uri!r}: {error}. Expected a local path, file:///..., s3://bucket/..., "
+            "gs://bucket/... or abfs://container@account..., and credentials for it"
+        ) from error
+    return filesystem, base.rstrip("/")
+
+
+def _check_no_file_in_the_way(folder: Path) -> None:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(
+            f"the storage {folder} needs a folder where there is a file: {nearest}. "
+            "Choose another storage, or move that file"
+        )
+
+
+def _checked(parts: tuple[str, ...]) -> list[str]:
+    names = [name for part in parts for name in part.split("/")]
+    for name in names:
+        if name in ("", ".", ".."):
+            raise ValueError(
+                f"{'/'.join(parts)!r} is not a path inside the storage: expected names joined by single slashes"
+            )
+    return names
+
+
+def _write_and_move(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # otherwise a power cut may leave the new name on an empty file
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,215 @@
+"""Records -> tidy tables: one row a trial, one row a logged step, and means over seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from pydantic import JsonValue
+
+from reports.records import Record
+
+ARCHITECTURE = re.compile(r"r(?P<depth>\d+)(?:w(?P<width>\d+(?:\.\d+)?))?(?P<sk>sk)?")
+
+TEXTS = (
+    "id",
+    "study",
+    "source",
+    "stage",
+    "architecture",
+    "parent",
+    "teacher_architecture",
+    "variant",
+    "device",
+    "commit",
+)
+INTEGERS = ("depth", "parameters", "labels", "head_depth", "head_layer", "seed", "images", "sessions", "workers")
+NUMBERS = (
+    *("width", "label_fraction", "temperature", "distillation_weight"),
+    *("top1", "top5", "loss", "probe_top1", "contrastive_accuracy", "wall_seconds", "device_seconds", "train_flops"),
+)
+TIMES = ("started_at", "finished_at")
+SETTINGS = ("stage", "head_depth", "head_layer", "temperature", "distillation_weight", "teacher_architecture")
+COLUMNS: dict[str, str] = {
+    **dict.fromkeys(TEXTS, "string"),
+    **dict.fromkeys(INTEGERS, "Int64"),
+    **dict.fromkeys(NUMBERS, "float64"),
+    "selective_kernels": "boolean",
+    **dict.fromkeys(TIMES, "datetime64[us, UTC]"),
+}
+"""Columns of `trials` and their types; a gap is NA (NaN in a column of numbers)."""
+
+
+def data_key(record: Record) -> tuple[str, str, str]:
+    """What must agree for two results to be comparable: protocol, the data that was asked for, the data that was
+    found."""
+    asked = json.dumps(record.spec.data.model_dump(mode="json"), sort_keys=True)
+    return f"protocol {record.spec.protocol}", f"data {asked}", f"data fingerprint {record.data.fingerprint}"
+
+
+def group_by_data(records: Iterable[Record]) -> list[list[Record]]:
+    """Records that may stand in one table, the largest group first."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault(data_key(record), []).append(record)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def trials(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a trial, in the order of `records`, with the columns and types of `COLUMNS`.
+
+    Rates are in [0, 1], `parameters` are the encoder's, `labels` the number of labels that the result rests on. What
+    a trial inherits is looked up along its parents: a distilled student has its teacher's label fraction, head layer
+    and head depth unless its own specification names them, a fine-tuned trial its pretraining's head depth; a parent
+    that is not among `records` leaves a gap. `variant` is equal for trials that differ in nothing but seeds.
+
+    Raises ValueError when `records` mix protocols or data: see `group_by_data`.
+    """
+    _check_comparable(records)
+    by_id = {record.id: record for record in records}
+    variants: dict[str, str] = {}
+    rows = [_row(lineage(record, by_id), variants) for record in records]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def history(records: Sequence[Record], stage: str) -> pd.DataFrame:
+    """One row a logged step of every trial of one stage: id, architecture, parameters, seed and what was logged."""
+    rows = [
+        {
+            "id": record.id,
+            "architecture": record.spec.architecture,
+            "parameters": record.model.encoder_parameters,
+            "seed": record.spec.seed,
+            **step,
+        }
+        for record in records
+        if record.spec.stage == stage
+        for step in record.history
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["id", "architecture", "parameters", "seed", "step", "loss"])
+
+
+def summary(df: pd.DataFrame, by: Sequence[str], metric: str = "top1") -> pd.DataFrame:
+    """Mean, sample standard deviation (n - 1) and count of `metric` over seeds, for each value of `by` and each
+    variant.
+
+    Columns: `by`, variant, mean, std (NaN with a single seed: no spread is known), n, single_seed, seeds and ids
+    (lists). Trials without the metric are left out. Trials that differ in more than their seeds are never averaged
+    together, which is why variants stay apart; `best_variants` chooses among them.
+    """
+    keys = [*by, *(["variant"] if "variant" not in by else [])]
+    present = df[df[metric].notna()]
+    grouped = present.groupby(keys, dropna=False, sort=True)
+    table = grouped.agg(
+        mean=(metric, "mean"),
+        std=(metric, "std"),
+        n=(metric, "count"),
+        seeds=("seed", lambda values: sorted(set(values.dropna().tolist()))),
+        ids=("id", lambda values: values.tolist()),
+    ).reset_index()
+    return table.assign(single_seed=table["n"] == 1)
+
+
+def best_variants(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Of a `summary`, one row for each value of `by`: the variant with the most seeds, among these the highest mean.
+
+    Adds `variants`, the number that was chosen from. The choice looks at the same test accuracy that is then shown,
+    so it is a little optimistic when `variants` is above 1. Most seeds first: one lucky seed does not beat a mean of
+    several.
+    """
+    ordered = table.sort_values(["n", "mean"], ascending=False, kind="stable")
+    grouped = ordered.groupby(list(by), dropna=False, sort=True)
+    chosen = grouped.head(1).assign(variants=grouped["mean"].transform("size"))
+    return chosen.sort_values(list(by), kind="stable").reset_index(drop=True)
+
+
+def best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str = "top1") -> pd.DataFrame:
+    """`best_variants` of the trials of one stage, with the settings that a point stands for: the points of a figure."""
+    points = best_variants(summary(df[df["stage"] == stage], by, metric), by)
+    settings = df.set_index("id").loc[[ids[0] for ids in points["ids"]], [name for name in SETTINGS if name not in by]]
+    return pd.concat([points, settings.reset_index(drop=True)], axis=1)
+
+
+def lineage(record: Record, by_id: Mapping[str, Record]) -> list[Record]:
+    """The record, its parent, its parent's parent, ... as far as they are known."""
+    chain = [record]
+    while (parent := by_id.get(chain[-1].spec.parent or "")) is not None:
+        if any(parent.id == one.id for one in chain):
+            break
+        chain.append(parent)
+    return chain
+
+
+def _check_comparable(records: Sequence[Record]) -> None:
+    keys = {data_key(record): record.id for record in records}
+    if len(keys) < 2:
+        return
+    (one, first_id), (other, second_id) = list(keys.items())[:2]
+    differing = "; ".join(f"{a} and {b}" for a, b in zip(one, other, strict=True) if a != b)
+    raise ValueError(
+        f"these records cannot stand in one table: {differing} (for example trials {first_id} and {second_id}). "
+        "Expected one protocol and one data set; make one table for each group of `group_by_data`"
+    )
+
+
+def _row(chain: list[Record], variants: dict[str, str]) -> dict[str, Any]:
+    record = chain[0]
+    spec, settings = record.spec, record.spec.settings
+    named = ARCHITECTURE.fullmatch(spec.architecture)
+    labelled = next((one for one in chain if _number(one.spec.settings, "label_fraction") is not None), None)
+    distilled = spec.stage == "distill"
+    return {
+        "id": record.id,
+        "study": record.study,
+        "source": record.source,
+        "stage": spec.stage,
+        "architecture": spec.architecture,
+        "depth": int(named["depth"]) if named else None,
+        "width": float(named["width"] or 1) if named else None,
+        "selective_kernels": bool(named["sk"]) if named else None,
+        "parameters": record.model.encoder_parameters,
+        "label_fraction": _number(labelled.spec.settings, "label_fraction") if labelled else None,
+        "labels": labelled.data.labelled_images if labelled else None,
+        "head_depth": _inherited(chain, "head_depth"),
+        "head_layer": _inherited(chain, "head_layer"),
+        "temperature": _number(settings, "temperature") if distilled else None,
+        "distillation_weight": _number(settings, "distillation_weight") if distilled else None,
+        "teacher_architecture": chain[1].spec.architecture if distilled and len(chain) > 1 else None,
+        "seed": spec.seed,
+        "parent": spec.parent,
+        "variant": _variant(chain, variants),
+        **{name: record.metrics.get(name) for name in ("top1", "top5", "loss", "probe_top1", "contrastive_accuracy")},
+        **record.cost.model_dump(),
+        "device": record.resources.device,
+        "workers": record.resources.workers,
+        "commit": record.environment.commit + ("+changes" if record.environment.dirty else ""),
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+    }
+
+
+def _inherited(chain: list[Record], key: str) -> float | None:
+    return next((value for one in chain if (value := _number(one.spec.settings, key)) is not None), None)
+
+
+def _number(settings: Mapping[str, JsonValue], key: str) -> float | None:
+    value = settings.get(key)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _variant(chain: list[Record], known: dict[str, str]) -> str:
+    """Hash of everything that determines the first record's result, its ancestors' included, except for the seeds.
+
+    An ancestor that is not known stands with its id, so that results of what may be different parents stay apart.
+    """
+    record = chain[0]
+    if record.id not in known:
+        parent = _variant(chain[1:], known) if len(chain) > 1 else record.spec.parent
+        identity = record.spec.model_dump(mode="json", exclude={"seed", "parent"})
+        text = json.dumps([record.source, identity, parent], sort_keys=True)
+        known[record.id] = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return known[record.id]

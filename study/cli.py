@@ -1,0 +1,184 @@
+"""The commands: plan, launch, status, report, shard."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from reports.build import StudyInfo, write_report
+from reports.records import read_failures, read_records, record_ids
+from reports.storage import Storage
+from study.config import Study, load_study
+from study.images import find_images
+from study.plan import Plan, describe_plan, drift, make_plan
+from study.progress import read_progress
+from trainables.spec import STAGES
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; 0 on success, 1 where a study is left incomplete, 2 for input that cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `plan ... | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; launch again to go on where it stopped", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m study", description="Label-efficiency scaling studies.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help)
+        added.set_defaults(command=function)
+        return added
+
+    for name, function, help in (
+        ("plan", plan, "print the trials of a study, what they cost, and which are finished; starts nothing"),
+        ("launch", launch, "run what is missing, then write the report"),
+        ("status", status, "print what is done, running and failed, from storage alone"),
+        ("report", report, "write the report, from storage alone"),
+    ):
+        added = command(name, function, help)
+        added.add_argument("study", metavar="STUDY.yaml")
+        added.add_argument(
+            "--storage", default="./runs", metavar="DIR_OR_URL", help="records, checkpoints, reports (./runs)"
+        )
+        added.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="PATH=VALUE",
+            help="override one value of the study, any number of times",
+        )
+        if name == "launch":
+            added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
+        if name == "report":
+            added.add_argument(
+                "-o", "--output", metavar="FILE", help=".html, or .png, .svg, .pdf for the headline figure"
+            )
+    added = command("shard", shard, "write a source's images as shards")
+    added.add_argument("source", help="digits, cifar10, or a folder of class folders or of Parquet files")
+    added.add_argument("destination", metavar="DEST", help="folder or URL of the shards")
+    added.add_argument("--label-seed", type=int, default=0, help="which labels are known first (0)")
+    return parser
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the plan, and what makes an unfinished trial differ from a finished one that is almost the same."""
+    study = load_study(options.study, options.set)
+    storage = Storage(options.storage)
+    made = current_plan(study, storage)
+    for line in describe_plan(made):
+        print(line)
+    others = record_ids(storage) - made.finished
+    if made.missing() and others:
+        records, _ = read_records(storage, others)
+        changes = drift(made, [record.spec.model_dump(mode="json") for record in records])
+        if changes:
+            print("\nalmost like a finished trial of this storage:")
+        for id, changed in changes.items():
+            print(f"{id}  {'; '.join(changed)}")
+    return 0
+
+
+def current_plan(study: Study, storage: Storage) -> Plan:
+    """The plan with what storage holds now."""
+    return make_plan(study, find_images(study, storage), record_ids(storage))
+
+
+def launch(options: argparse.Namespace) -> int:
+    """Run what is missing; the last line is the path of the report."""
+    import rich.console
+
+    from study.display import Display
+    from study.launch import launch as run
+
+    study = load_study(options.study, options.set)
+    storage = Storage(options.storage)
+    launched = run(study, storage, options.address, Display(rich.console.Console()))
+    if launched.plan.finished:
+        print(f"report: {_write_report(study, launched.plan, storage, None)}")
+    if launched.complete:
+        return 0
+    for id, failure in launched.failures.items():
+        print(f"failed: {id}: {failure.error_type}: {failure.message}", file=sys.stderr)
+    for id in launched.skipped:
+        print(f"skipped: {id}: its parent {launched.plan.trials[id].spec.parent} has no result", file=sys.stderr)
+    print(f"{len(launched.plan.missing())} of {len(launched.plan.trials)} trials have no record", file=sys.stderr)
+    return 1
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print the states of a study's trials; 0 if all are finished."""
+    study = load_study(options.study, options.set)
+    storage = Storage(options.storage)
+    made = current_plan(study, storage)
+    progress = {id: read_progress(storage, id) for id in made.missing()}
+    running = {id: known.share for id, known in progress.items() if known is not None and known.fresh}
+    failures, _ = read_failures(storage, made.missing().keys() - running)
+    failed = {failure.id: failure for failure in failures}
+    table: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
+    for id, trial in made.trials.items():
+        state = (
+            "done" if id in made.finished else "failed" if id in failed else "running" if id in running else "waiting"
+        )
+        table[trial.spec.stage][state] += 1
+    states = ("done", "running", "waiting", "failed")
+    print(f"{'stage':<12}" + "".join(f"{state:>9}" for state in states))
+    for stage, counts in table.items():
+        if counts:
+            print(f"{stage:<12}" + "".join(f"{counts[state]:>9,}" for state in states))
+    for id, share in running.items():
+        print(f"running: {id}: {share:.0%} of its steps")
+    for id, failure in failed.items():
+        print(f"failed: {id}: {failure.error_type}: {failure.message}")
+    return 0 if not made.missing() else 1
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the report from the records in storage; prints its path."""
+    study = load_study(options.study, options.set)
+    storage = Storage(options.storage)
+    print(_write_report(study, current_plan(study, storage), storage, options.output))
+    return 0
+
+
+def _write_report(study: Study, made: Plan, storage: Storage, destination: str | None) -> str:
+    """Write the report of what storage holds for a plan; returns its path."""
+    records, problems = read_records(storage, made.trials)
+    failures, _ = read_failures(storage, made.missing())
+    planned = {id: trial.spec.stage for id, trial in made.trials.items()}
+    return write_report(
+        storage,
+        study=StudyInfo(study.name, study.question, planned),
+        records=records,
+        failures=failures,
+        problems=problems,
+        destination=destination,
+    )
+
+
+def shard(options: argparse.Namespace) -> int:
+    """Write shards and say what they hold."""
+    from datasets.shards import write_shards
+    from study.launch import ray_cluster
+
+    destination = options.destination if "://" in options.destination else str(Path(options.destination).resolve())
+    with ray_cluster(None):
+        manifest = write_shards(options.source, destination, label_seed=options.label_seed)
+    print(f"{destination}: {manifest.train_images:,} training images ({manifest.labelled_images:,} labelled), ", end="")
+    print(
+        f"{manifest.test_images:,} test images, {len(manifest.classes)} classes, fingerprint {manifest.fingerprint[:12]}"
+    )
+    return 0

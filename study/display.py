@@ -1,0 +1,114 @@
+"""Live progress of a launch: a table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rich.console
+import rich.live
+import rich.table
+from ray import tune
+
+from reports.storage import Storage
+from study.progress import read_progress
+from study.schedule import GraphSearcher, State
+from trainables.spec import STAGES
+
+STATES: tuple[State, ...] = ("done", "running", "waiting", "failed", "skipped")
+REFRESH_SECONDS = 1.0
+PLAIN_SECONDS = 10.0
+
+
+class Display:
+    """Where a launch says what it does; `following` shows a searcher's states while a Tuner runs."""
+
+    def __init__(self, console: rich.console.Console) -> None:
+        self.console = console
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def following(self, searcher: GraphSearcher, storage: Storage) -> Iterator[tune.Callback]:
+        """Show progress until the end of the block; yields the callback by which Tune says that time has passed."""
+        watch = _Watch(searcher, storage)
+        if not self.console.is_terminal:
+            yield _OnStep(lambda: self.say(watch.line()), PLAIN_SECONDS)
+            self.say(watch.line())
+            return
+        with rich.live.Live(watch.table(), console=self.console, auto_refresh=False) as live:
+            yield _OnStep(lambda: live.update(watch.table(), refresh=True), REFRESH_SECONDS)
+            live.update(watch.table(), refresh=True)
+
+
+class _OnStep(tune.Callback):
+    """Calls a function at most every so many seconds, from Tune's own event loop."""
+
+    def __init__(self, function: Callable[[], None], seconds: float) -> None:
+        self.function, self.seconds, self.called_at = function, seconds, time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks to be able to restore them, which is never done here; a terminal is no state."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self.called_at >= self.seconds:
+            self.called_at = time.monotonic()
+            self.function()
+
+
+class _Watch:
+    """Counts states and guesses the time left from the FLOPs done since the launch."""
+
+    def __init__(self, searcher: GraphSearcher, storage: Storage) -> None:
+        self.searcher, self.storage = searcher, storage
+        self.started = time.monotonic()
+        self.to_do = self._remaining(share_of_running={})
+
+    def line(self) -> str:
+        total = Counter(self.searcher.states.values())
+        states = ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
+        return f"{_clock(time.monotonic() - self.started)}  {states}  {self.time_left()}"
+
+    def table(self) -> rich.table.Table:
+        table = rich.table.Table(caption=f"{_clock(time.monotonic() - self.started)} gone, {self.time_left()}")
+        table.add_column("stage")
+        for state in STATES:
+            table.add_column(state, justify="right")
+        counts = self.searcher.counts()
+        for stage in STAGES:
+            if stage in counts:
+                table.add_row(stage, *(str(counts[stage][state] or "") for state in STATES))
+        return table
+
+    def time_left(self) -> str:
+        """From the rate of FLOPs since the launch; unknown until a few percent are done."""
+        remaining = self._remaining(self._shares())
+        done = self.to_do - remaining
+        if remaining == 0:
+            return "nothing left"
+        if done < 0.02 * self.to_do:
+            return "time left unknown yet"
+        return f"about {_clock((time.monotonic() - self.started) * remaining / done)} left"
+
+    def _remaining(self, share_of_running: dict[str, float]) -> float:
+        flops = 0.0
+        for id, state in self.searcher.states.items():
+            if state in ("waiting", "running"):
+                flops += self.searcher.trials[id].train_flops * (1 - share_of_running.get(id, 0.0))
+        return flops
+
+    def _shares(self) -> dict[str, float]:
+        running = [id for id, state in self.searcher.states.items() if state == "running"]
+        progress = {id: read_progress(self.storage, id) for id in running}
+        return {id: known.share for id, known in progress.items() if known is not None}
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

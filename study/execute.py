@@ -1,0 +1,198 @@
+"""One trial on the machine where it runs: from a job to its record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from pydantic import JsonValue
+from ray import tune
+
+from datasets.manifest import read_manifest
+from datasets.splits import subset_hash
+from reports.records import Record, clear_failure, write_record
+from reports.storage import Storage
+from study.failures import note_error
+from study.progress import clear_progress, write_progress
+from study.trial import parse_trial
+from trainables.architecture import encoder_parameters, parse_architecture
+from trainables.context import Context, HistoryRow
+from trainables.spec import Spec
+from trainables.stage import Assignment, Outcome
+from trainables.stages import run_stage
+
+PROGRESS_SECONDS = 5.0
+"""A running trial says how far it is this often, in `progress.json` beside its checkpoints."""
+
+TRAINING_SHARE = 0.9
+"""Of each CPU that a worker asks for, this share is booked for training and the rest left to the tasks that read its
+shards: if training booked everything, the reads that it waits for could never start."""
+
+
+class Job(Spec):
+    """Everything a worker needs to run one trial; crosses the process line as JSON."""
+
+    id: str
+    study: str
+    trial: dict[str, JsonValue]
+    storage: str
+    shards: str
+    workers: int
+    per_worker: dict[str, float]
+    checkpoint_seconds: float
+    train_flops: float
+    commit: str
+    dirty: bool
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Ray Tune's trainable: one worker trains in this very process, which Tune reuses; several by Ray Train.
+
+    A failure is written beside the trial's checkpoints and raised again, so that it fails alone.
+    """
+    job = Job.model_validate(config["job"])
+    try:
+        if job.workers == 1:
+            run_worker(job.model_dump())
+        else:
+            run_workers(job)
+    except Exception as error:
+        note_error(Storage(job.storage), job.id, error)
+        clear_progress(Storage(job.storage), job.id)
+        raise
+    tune.report({"finished": 1})
+
+
+def run_workers(job: Job) -> None:
+    """Train with several workers: DDP by Ray Train, which asks for their resources itself, beside this process's sliver."""
+    use_gpu = "GPU" in job.per_worker
+    trainer = ray.train.torch.TorchTrainer(
+        run_worker,
+        train_loop_config=job.model_dump(),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=job.workers, use_gpu=use_gpu, resources_per_worker=booked(job.per_worker)
+        ),
+        run_config=ray.train.RunConfig(name=job.id, storage_path=Storage(job.storage).uri("ray")),
+    )
+    trainer.fit()
+
+
+def booked(per_worker: dict[str, float]) -> dict[str, float]:
+    """The resources that one worker books for training; see `TRAINING_SHARE`."""
+    return {name: amount * TRAINING_SHARE if name == "CPU" else amount for name, amount in per_worker.items()}
+
+
+def run_worker(plain_job: dict[str, Any]) -> None:
+    """Run a trial's stage on this worker; rank 0 writes the record, last."""
+    job = Job.model_validate(plain_job)
+    started_at, started = datetime.now(UTC), time.monotonic()
+    torch.set_num_threads(max(1, int(job.per_worker.get("CPU", 1))))
+    storage = Storage(job.storage)
+    context = _context(job, storage)
+    spec = parse_trial(job.trial)
+    manifest = read_manifest(job.shards)
+    assignment = Assignment(
+        architecture=parse_architecture(spec.architecture),
+        image_size=spec.data.image_size,
+        classes=spec.data.classes,
+        seed=spec.seed,
+        settings=spec.settings,
+        shards=job.shards,
+        manifest=manifest,
+        parent=None if spec.parent is None else storage.uri("checkpoints", spec.parent, "model.pt"),
+    )
+    outcome = run_stage(spec.stage, assignment, context)
+    if context.rank == 0:
+        wall = time.monotonic() - started + outcome.progress.resumed_seconds
+        write_record(storage, _record(job, assignment, outcome, context, started_at, wall))
+        clear_failure(storage, job.id)
+        clear_progress(storage, job.id)
+
+
+def _context(job: Job, storage: Storage) -> Context:
+    """The context of this worker: rank and device from Ray Train if it runs here, else one process."""
+    distributed = torch.distributed.is_initialized()
+    rank = torch.distributed.get_rank() if distributed else 0
+    if "GPU" in job.per_worker:
+        device = ray.train.torch.get_device() if distributed else torch.device("cuda")
+    else:
+        device = torch.device("cpu")
+    return Context(
+        folder=storage.uri("checkpoints", job.id),
+        rank=rank,
+        world_size=job.workers,
+        device=device,
+        checkpoint_seconds=job.checkpoint_seconds,
+        report=_progress_writer(job, storage) if rank == 0 else lambda progress: None,
+    )
+
+
+def _progress_writer(job: Job, storage: Storage) -> Callable[[HistoryRow], None]:
+    """A report function that writes how far the trial is: at once, and then at most every `PROGRESS_SECONDS`."""
+    write_progress(storage, job.id, 0.0)
+    written_at = time.monotonic()
+
+    def report(row: HistoryRow) -> None:
+        nonlocal written_at
+        if time.monotonic() - written_at >= PROGRESS_SECONDS:
+            written_at = time.monotonic()
+            write_progress(storage, job.id, row["step"] / row["last_step"])
+
+    return report
+
+
+def _record(
+    job: Job, assignment: Assignment, outcome: Outcome, context: Context, started_at: datetime, wall_seconds: float
+) -> Record:
+    manifest, fraction = assignment.manifest, outcome.label_fraction
+    device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
+    return Record.model_validate(
+        {
+            "format": 1,
+            "id": job.id,
+            "study": job.study,
+            "source": "run",
+            "spec": job.trial,
+            "metrics": outcome.metrics,
+            "history": outcome.progress.history,
+            "model": {
+                "encoder_parameters": encoder_parameters(assignment.architecture, assignment.image_size),
+                "parameters": outcome.parameters,
+            },
+            "cost": {
+                "wall_seconds": wall_seconds,
+                "device_seconds": wall_seconds * job.workers,
+                "images": outcome.progress.images,
+                "train_flops": job.train_flops,
+                "sessions": outcome.progress.sessions,
+            },
+            "resources": {"workers": job.workers, "per_worker": job.per_worker, "device": device},
+            "data": {
+                "fingerprint": manifest.fingerprint,
+                "train_images": manifest.train_images,
+                "labelled_images": assignment.labelled_rows(fraction) if fraction else 0,
+                "test_images": manifest.test_images,
+                "subset_hash": subset_hash(job.shards, manifest, fraction) if fraction else None,
+            },
+            "environment": {
+                "commit": job.commit,
+                "dirty": job.dirty,
+                "versions": {
+                    name: importlib.metadata.version(name) for name in ("torch", "torchvision", "ray", "numpy")
+                },
+                "host": socket.gethostname(),
+                "python": platform.python_version(),
+            },
+            "started_at": started_at,
+            "finished_at": datetime.now(UTC),
+        }
+    )

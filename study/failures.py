@@ -1,0 +1,41 @@
+"""Why a trial has no record: written beside its checkpoints, counted over its attempts, replaced by success."""
+
+from __future__ import annotations
+
+import socket
+import traceback
+from datetime import UTC, datetime
+
+from reports.records import Failure, read_failures, write_failure
+from reports.storage import Storage
+
+
+def note_error(storage: Storage, id: str, error: BaseException) -> None:
+    """Write a trial's failure: the error that a worker met, not the one in which Ray Train wrapped it."""
+    workers = getattr(error, "worker_failures", None)
+    cause = next(iter(workers.values())) if workers else error
+    text = "".join(traceback.format_exception(cause))
+    _note(storage, id, type(cause).__name__, str(cause) or repr(cause), text, socket.gethostname())
+
+
+def note_death(storage: Storage, id: str, launched_at: datetime) -> None:
+    """Write a failure for a trial that ended without a record or a word since `launched_at`."""
+    known, _ = read_failures(storage, [id])
+    if any(failure.failed_at >= launched_at for failure in known):
+        return
+    message = "its process ended without a word (killed, or out of memory); launch again to continue it"
+    _note(storage, id, "ProcessDied", message, "", "")
+
+
+def _note(storage: Storage, id: str, error_type: str, message: str, text: str, host: str) -> None:
+    known, _ = read_failures(storage, [id])
+    failure = Failure(
+        id=id,
+        error_type=error_type,
+        message=message,
+        traceback=text,
+        host=host,
+        failed_at=datetime.now(UTC),
+        attempts=1 + sum(failure.attempts for failure in known),
+    )
+    write_failure(storage, failure)

@@ -1,0 +1,186 @@
+"""Grid -> trials: every cell of every grid becomes a chain of trials, and cells that agree share them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from study.config import AXES_OF_STAGE, Grid, Rule, Scalar, Study, explain_errors
+from study.trial import DataIdentity, TrialSpec
+from trainables.spec import SETTINGS, Settings, Stage
+
+Cell = dict[str, Scalar]
+
+DEFAULT_AXES: Cell = {"head_depth": 3, "head_layer": 1, "temperature": 0.1, "seed": 0}
+"""Values of axes that a grid leaves out: the paper's head (section 3.1), its fine-tuning layer for few labels, its
+distillation temperature for a fine-tuned teacher (appendix F)."""
+
+
+@dataclass
+class Trials:
+    """The merged trials of a study in an order in which parents come first, and what a naive grid would have run."""
+
+    specs: dict[str, TrialSpec] = field(default_factory=dict)
+    cells: int = 0
+    naive: Counter[Stage] = field(default_factory=Counter)
+
+
+def expand(study: Study) -> Trials:
+    """All trials of a study, duplicates merged.
+
+    A cell needs one training of each of its stages and of their parents; `Trials.naive` counts them as if every cell ran
+    its own.
+
+    Raises:
+        ValueError: a rule or an axis that sets what does not exist, or a value out of range for its stage.
+    """
+    return _Expansion(study).run()
+
+
+class _Expansion:
+    """Remembers the trial of every combination of axis values already met, which makes big grids cheap."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.data = DataIdentity.of(study.data)
+        self.trials = Trials()
+        self.ids: dict[tuple[Any, ...], str] = {}
+        self.settings: dict[tuple[Any, ...], Settings] = {}
+        _check_rules(study)
+
+    def run(self) -> Trials:
+        for grid in self.study.grid:
+            stages = [stage for stage in self.study.stages.named() if grid.stages is None or stage in grid.stages]
+            for cell in cells(grid):
+                self.trials.cells += 1
+                needed: set[str] = set()
+                for stage in stages:
+                    needed |= self.lineage(self.trial(stage, cell))
+                self.trials.naive.update(self.trials.specs[id].stage for id in needed)
+        return self.trials
+
+    def lineage(self, id: str) -> set[str]:
+        """A trial and its ancestors."""
+        parent = self.trials.specs[id].parent
+        return {id} if parent is None else {id} | self.lineage(parent)
+
+    def trial(self, stage: Stage, cell: Cell) -> str:
+        """Id of the trial that a cell needs at a stage; makes it, and its parents, when it is new."""
+        key = (stage, *(cell[axis] for axis in _relevant_axes(stage, tuple(cell))))
+        if key not in self.ids:
+            spec = self.specify(stage, cell)
+            self.ids[key] = spec.trial_id()
+            self.trials.specs.setdefault(self.ids[key], spec)
+        return self.ids[key]
+
+    def specify(self, stage: Stage, cell: Cell) -> TrialSpec:
+        parent = None
+        architecture = str(cell["architecture"])
+        dynamic: dict[str, Any] = {}
+        recipe = getattr(self.study.stages, stage)
+        if stage == "pretrain":
+            dynamic["head_depth"] = cell["head_depth"]
+        else:
+            dynamic["label_fraction"] = float(cell["label_fraction"])
+        if stage in ("linear", "finetune"):
+            parent = self.trial("pretrain", cell)
+        if stage == "finetune":
+            dynamic["head_layer"] = cell["head_layer"]
+        if stage == "distill":
+            student = cell.get("distill.student", recipe.student)
+            teacher = cell.get("distill.teacher", recipe.teacher)
+            if teacher == "self-distilled":
+                first = {"distill.student": "same", "distill.teacher": "finetuned"}
+                temperature = cell.get("distill.self_temperature", recipe.self_temperature)
+                parent = self.trial("distill", {**cell, **first, "temperature": temperature})
+            else:
+                parent = self.trial("finetune", cell)
+            architecture = architecture if student == "same" else str(student)
+            dynamic["temperature"] = float(cell["temperature"])
+        settings = self.settle(stage, {**cell, "architecture": architecture}, dynamic)
+        return TrialSpec(
+            stage=stage,
+            data=self.data,
+            architecture=architecture,
+            seed=int(cell["seed"]),
+            parent=parent,
+            settings=settings,
+        )
+
+    def settle(self, stage: Stage, cell: Cell, dynamic: dict[str, Any]) -> Settings:
+        """Settings of a stage in a cell: the recipe, then the rules that match, then the cell's own axes."""
+        recipe = getattr(self.study.stages, stage)
+        matching = tuple(index for index, rule in enumerate(recipe.when) if _matches(rule, cell))
+        own = tuple((axis, cell[axis]) for axis in sorted(cell) if axis.startswith(stage + "."))
+        key = (stage, matching, own, *sorted(dynamic.items()))
+        if key not in self.settings:
+            plain = recipe.model_dump(mode="json", exclude={"when", "student", "teacher", "self_temperature"})
+            for index in matching:
+                for path, value in recipe.when[index].set.items():
+                    _set_path(plain, path, value, f"stages.{stage}.when")
+            for axis, value in own:
+                path = axis.partition(".")[2]
+                if path not in ("student", "teacher", "self_temperature"):
+                    _set_path(plain, path, value, "grid")
+            if stage == "distill" and plain["images"] == "all" and plain["distillation_weight"] == 1:
+                dynamic = {**dynamic, "label_fraction": None}  # Eq. 2 over all images reads no label
+            self.settings[key] = _validated(stage, {**plain, **dynamic})
+        return self.settings[key]
+
+
+def cells(grid: Grid) -> Iterator[Cell]:
+    """The cells of one grid, the axes that it leaves out filled with their defaults; the last axis varies fastest."""
+    for values in itertools.product(*grid.axes.values()):
+        yield {**DEFAULT_AXES, **dict(zip(grid.axes, values, strict=True))}
+
+
+@lru_cache
+def _relevant_axes(stage: Stage, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of a cell's axes change a stage's result, its parents' included."""
+    lineage = {"finetune": ("pretrain",), "linear": ("pretrain",), "distill": ("pretrain", "finetune")}.get(stage, ())
+    owners = (stage, *lineage)
+    return tuple(a for a in sorted(axes) if a in AXES_OF_STAGE[stage] or ("." in a and a.partition(".")[0] in owners))
+
+
+def _matches(rule: Rule, cell: Cell) -> bool:
+    return all(
+        any(
+            fnmatchcase(str(cell[axis]), str(wanted)) if isinstance(cell[axis], str) else cell[axis] == wanted
+            for wanted in (expected if isinstance(expected, list) else [expected])
+        )
+        for axis, expected in rule.where.items()
+    )
+
+
+def _check_rules(study: Study) -> None:
+    for stage in study.stages.named():
+        for rule in getattr(study.stages, stage).when:
+            for axis in rule.where:
+                if axis not in AXES_OF_STAGE[stage]:
+                    known = ", ".join(AXES_OF_STAGE[stage])
+                    raise ValueError(f"stages.{stage}.when: axis `{axis}` does not change this stage; known: {known}")
+
+
+def _set_path(plain: dict[str, Any], path: str, value: Scalar, where: str) -> None:
+    """Set a dotted path of a recipe; the path must exist."""
+    node = plain
+    *parents, last = path.split(".")
+    for key in parents:
+        node = node.get(key, {})
+    if not isinstance(node, dict) or last not in node:
+        raise ValueError(f"{where}: no setting `{path}` here; known: {', '.join(node or plain)}")
+    node[last] = value
+
+
+def _validated(stage: Stage, plain: dict[str, Any]) -> Settings:
+    try:
+        return SETTINGS[stage].model_validate(plain)
+    except ValidationError as error:
+        raise ValueError(f"stage {stage}: " + "\n".join(explain_errors(error, SETTINGS[stage]))) from None

@@ -1,0 +1,228 @@
+"""Launching a study: shards are made if they are missing, then one Tuner runs every trial that has no record yet."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reports.records import Failure, read_failures, read_records, record_ids
+from reports.storage import Storage
+from study.config import Study
+from study.failures import note_death
+from study.images import ShardedImages, check_source, find_images, make_images
+from study.plan import Plan, PlannedTrial, make_plan
+from study.trial import canonical_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """How a launch ended: the plan with all that is finished now, failures by trial id, trials skipped for a parent."""
+
+    plan: Plan
+    failures: dict[str, Failure]
+    skipped: list[str]
+
+    @property
+    def complete(self) -> bool:
+        return not self.plan.missing()
+
+
+def launch(study: Study, storage: Storage, address: str | None, display: Any) -> Launched:
+    """Run what is missing; launching again resumes.
+
+    Everything that can be wrong with the study is found before a trial starts. `display` is told of the searcher's states.
+
+    Raises:
+        ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
+    """
+    make_plan(study, find_images(study, storage))  # a study that cannot be planned costs nothing
+    storage.check_writable()
+    check_source(study, storage)
+    images = find_images(study, storage)
+    if isinstance(images, ShardedImages):
+        plan = finished_plan(study, storage, images)
+        if not plan.missing():
+            return Launched(plan, {}, [])
+    with ray_cluster(address):
+        if not isinstance(images, ShardedImages):
+            display.say(f"sharding {study.data.source} for {study.name}")
+        images = make_images(study, storage)
+        plan = finished_plan(study, storage, images)
+        skipped = run_plan(plan, storage, images, display)
+    plan = finished_plan(study, storage, images)
+    failures, _ = read_failures(storage, plan.missing())
+    return Launched(plan, {failure.id: failure for failure in failures}, skipped)
+
+
+def finished_plan(study: Study, storage: Storage, images: ShardedImages) -> Plan:
+    """The plan with its finished trials, each checked to be the result of this very specification and data.
+
+    Raises:
+        ValueError: a record in storage that cannot be read, or that is of other data.
+    """
+    plan = make_plan(study, images, record_ids(storage))
+    records, problems = read_records(storage, plan.finished)
+    if problems:
+        listed = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
+        raise ValueError(f"these records cannot be read; delete or restore them:\n{listed}")
+    for record in records:
+        if record.data.fingerprint != images.manifest.fingerprint:
+            raise ValueError(
+                f"the data set {study.data.name!r} changed under this study: the record of {record.id} is of data with "
+                f"fingerprint {record.data.fingerprint[:12]}, the shards in {images.shards} have "
+                f"{images.manifest.fingerprint[:12]}. Restore the shards, or give the changed data another data.name"
+            )
+        same = canonical_json(record.spec.model_dump(mode="json")) == canonical_json(
+            plan.trials[record.id].spec.plain()
+        )
+        assert same, f"two specifications share the id {record.id}"
+    return plan
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Ray for the time of a launch: a private one on this machine, or the cluster at `address`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
+    )  # workers are polled, and reports wait for the poll
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a box even at verbose=0
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # storage holds the truth, in records
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private, and bound to the loopback address
+    import ray
+    import ray.data
+
+    quiet = functools.partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
+    if address is None:
+        quiet(num_cpus=os.cpu_count(), include_dashboard=False)
+    else:
+        excludes = ["/runs/", "/.venv/", "/.git/", "/build/"]
+        quiet(address=address, runtime_env={"working_dir": str(ROOT), "excludes": excludes})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any) -> list[str]:
+    """Run every missing trial of a plan; returns the ids that were skipped because a parent failed."""
+    import ray
+    from ray import tune
+
+    from study.execute import run_trial
+    from study.schedule import GraphSearcher
+
+    execution, launched_at = plan.study.execution, datetime.now(UTC)
+    commit, dirty = git_state()
+    max_workers = _worker_slots(plan, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    searcher = GraphSearcher(
+        plan,
+        make_config=lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)},
+        has_record=lambda id: storage.exists("records", f"{id}.json"),
+        max_workers=max_workers,
+    )
+    one = _booked_by_trial(execution.per_worker)
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([one if config["job"]["workers"] == 1 else {"CPU": 0.01}])
+
+    with (
+        tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
+        display.following(searcher, storage) as callback,
+    ):
+        tuner = tune.Tuner(
+            tune.with_resources(run_trial, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=len(plan.missing()),
+                max_concurrent_trials=max_workers,
+                metric="finished",
+                mode="max",
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="study",
+                storage_path=scratch if storage.is_local else storage.uri("ray"),
+                verbose=0,
+                callbacks=[callback],
+            ),
+        )
+        tuner.fit()
+    for id, state in searcher.states.items():
+        if state == "failed":
+            note_death(storage, id, launched_at)
+    return [id for id, state in searcher.states.items() if state == "skipped"]
+
+
+def git_state() -> tuple[str, bool]:
+    """Commit of the checkout, and whether it has uncommitted changes; "unknown" outside of a checkout."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+    return commit, bool(changes.strip())
+
+
+def _job(
+    trial: PlannedTrial, study: Study, storage: Storage, images: ShardedImages, commit: str, dirty: bool
+) -> dict[str, Any]:
+    """A trial's job as plain JSON types; `execute.Job` types it again on the other side."""
+    return {
+        "id": trial.id,
+        "study": study.name,
+        "trial": trial.spec.plain(),
+        "storage": storage.root,
+        "shards": images.shards,
+        "workers": trial.workers,
+        "per_worker": dict(study.execution.per_worker),
+        "checkpoint_seconds": study.execution.checkpoint_seconds,
+        "train_flops": float(trial.train_flops),
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def _booked_by_trial(per_worker: dict[str, float]) -> dict[str, float]:
+    from study.execute import booked
+
+    return {"CPU": 0.0, **booked(per_worker)}
+
+
+def _worker_slots(plan: Plan, cluster: dict[str, float]) -> int:
+    """How many workers may be in flight: the study's cap, else as many as the cluster has room for now.
+
+    Raises:
+        ValueError: a trial asks for more workers than there may ever be.
+    """
+    execution = plan.study.execution
+    room = min(int(cluster.get(name, 0.0) // amount) for name, amount in execution.per_worker.items())
+    slots = room if execution.max_workers is None else execution.max_workers
+    widest = max(plan.missing().values(), key=lambda trial: trial.workers)
+    if widest.workers > slots:
+        has = ", ".join(f"{name}: {cluster.get(name, 0):g}" for name in execution.per_worker)
+        raise ValueError(
+            f"{widest.id} asks for {widest.workers} workers of {execution.per_worker}, but there is room for {slots} "
+            f"(the cluster has {has}); lower execution.workers or execution.per_worker, launch on a bigger cluster, "
+            "or set execution.max_workers for a cluster that grows on demand"
+        )
+    return slots

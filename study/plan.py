@@ -1,0 +1,269 @@
+"""The plan of a study: its merged trials with their cost, and which of them are finished."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, Protocol
+
+from study.config import Execution, Study
+from study.grid import expand
+from study.trial import TrialSpec
+from trainables.architecture import (
+    Architecture,
+    encoder_parameters,
+    feature_dim,
+    forward_flops,
+    head_flops,
+    parse_architecture,
+)
+from trainables.schedule import total_steps
+from trainables.spec import STAGES, DistillSettings, FinetuneSettings, LinearSettings, PretrainSettings, Stage
+
+
+class Images(Protocol):
+    """How many images a study trains on."""
+
+    @property
+    def train_images(self) -> int: ...
+
+    def labelled(self, label_fraction: float) -> int: ...
+
+
+@dataclass(frozen=True)
+class ExpectedImages:
+    """Counts as the study's file states them, before its images were sharded; the rows of a fraction are estimated."""
+
+    train_images: int
+    classes: int
+
+    @classmethod
+    def of(cls, study: Study) -> ExpectedImages:
+        data = study.data
+        return cls(min(data.train_images, data.train_limit or data.train_images), data.classes)
+
+    def labelled(self, label_fraction: float) -> int:
+        return max(self.classes, round(label_fraction * self.train_images))
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial and what it takes.
+
+    `parameters` are the encoder's, as the paper's Table 1 counts them (with batch norm's moving statistics).
+    `train_flops` is the arithmetic of training: forward and backward passes, a multiply-add being two operations; the
+    evaluation afterwards is left out.
+    """
+
+    id: str
+    spec: TrialSpec
+    workers: int
+    rows: int
+    steps: int
+    parameters: int
+    train_flops: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials of a study, parents first, beside what a grid without merging would run."""
+
+    study: Study
+    cells: int
+    naive: Counter[Stage]
+    trials: dict[str, PlannedTrial]
+    finished: frozenset[str]
+
+    def missing(self) -> dict[str, PlannedTrial]:
+        return {id: trial for id, trial in self.trials.items() if id not in self.finished}
+
+
+def make_plan(study: Study, images: Images, finished: Iterable[str] = ()) -> Plan:
+    """Expand, merge and cost a study.
+
+    Raises:
+        ValueError: a combination that cannot be run, named with the trial that it belongs to.
+    """
+    expanded = expand(study)
+    trials: dict[str, PlannedTrial] = {}
+    for id, spec in expanded.specs.items():
+        trials[id] = _planned(id, spec, study.execution, images, trials)
+    done = frozenset(set(finished) & set(trials))
+    return Plan(study, expanded.cells, expanded.naive, trials, done)
+
+
+def workers_of(execution: Execution, architecture: str) -> int:
+    """Workers of a trial: the first matching pattern's, else the default."""
+    if isinstance(execution.workers, int):
+        return execution.workers
+    for pattern, count in execution.workers.items():
+        if pattern != "default" and fnmatchcase(architecture, pattern):
+            return count
+    return execution.workers["default"]
+
+
+def _planned(
+    id: str, spec: TrialSpec, execution: Execution, images: Images, trials: dict[str, PlannedTrial]
+) -> PlannedTrial:
+    optimization = spec.settings.optimization
+    rows = training_rows(spec, images)
+    workers = workers_of(execution, spec.architecture)
+    batch = optimization.global_batch_size
+    if batch % workers:
+        raise ValueError(f"{id}: global_batch_size {batch} is not a multiple of its {workers} workers")
+    if spec.stage == "pretrain" and batch > images.train_images:
+        raise ValueError(
+            f"{id}: global_batch_size {batch} exceeds the {images.train_images} training images: an image would be its own "
+            "negative; lower stages.pretrain.optimization.global_batch_size"
+        )
+    steps = total_steps(rows, optimization.epochs, batch)
+    return PlannedTrial(
+        id=id,
+        spec=spec,
+        workers=workers,
+        rows=rows,
+        steps=steps,
+        parameters=encoder_parameters(_architecture(spec.architecture), spec.data.image_size),
+        train_flops=_train_flops(spec, steps, rows, trials),
+    )
+
+
+def training_rows(spec: TrialSpec, images: Images) -> int:
+    """Number of images that one epoch of a trial passes over."""
+    settings = spec.settings
+    if isinstance(settings, PretrainSettings) or (isinstance(settings, DistillSettings) and settings.images == "all"):
+        return images.train_images
+    assert settings.label_fraction is not None
+    return images.labelled(settings.label_fraction)
+
+
+@lru_cache
+def _architecture(name: str) -> Architecture:
+    return parse_architecture(name)
+
+
+@lru_cache
+def _forward(name: str, image_size: int, classes: int, head_depth: int, head_layers: int) -> float:
+    """Operations of one image's forward pass: encoder, projection layers, linear layer (if `classes`)."""
+    architecture = _architecture(name)
+    width = feature_dim(architecture)
+    head = head_flops(architecture, head_depth, head_layers) if head_layers else 0
+    return forward_flops(architecture, image_size) + head + 2 * width * classes
+
+
+def _train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:
+    """Operations of a training; a backward pass costs two forward passes."""
+    settings, size, classes = spec.settings, spec.data.image_size, spec.data.classes
+    seen = steps * settings.optimization.global_batch_size
+    if isinstance(settings, PretrainSettings):
+        depth = settings.head_depth
+        return seen * 2 * 3 * _forward(spec.architecture, size, 0, depth, depth)
+    if isinstance(settings, FinetuneSettings):
+        return seen * 3 * _forward(spec.architecture, size, classes, *_head_of(spec, trials))
+    if isinstance(settings, LinearSettings):
+        features = rows * _forward(spec.architecture, size, 0, 0, 0)
+        return features + seen * 3 * 2 * feature_dim(_architecture(spec.architecture)) * classes
+    student = seen * 3 * _forward(spec.architecture, size, classes, 0, 0)
+    if isinstance(settings, DistillSettings):
+        assert spec.parent is not None
+        teacher = trials[spec.parent].spec
+        return student + seen * _forward(teacher.architecture, size, classes, *_head_of(teacher, trials))
+    return student
+
+
+def _head_of(spec: TrialSpec, trials: dict[str, PlannedTrial]) -> tuple[int, int]:
+    """Depth of the projection head that a classifier was cut from, and how many of its layers it keeps."""
+    if not isinstance(spec.settings, FinetuneSettings):
+        return 0, 0
+    assert spec.parent is not None
+    pretrain = trials[spec.parent].spec.settings
+    assert isinstance(pretrain, PretrainSettings)
+    return pretrain.head_depth, spec.settings.head_layer
+
+
+def describe_plan(plan: Plan) -> Iterator[str]:
+    """The plan as lines of text: a table by stage, then every trial."""
+    study = plan.study
+    yield f"study    {study.name}"
+    if study.question:
+        yield f"question {' '.join(study.question.split())}"
+    yield f"data     {study.data.name}: {study.data.train_images:,} training images, {study.data.classes} classes"
+    total_naive, total = sum(plan.naive.values()), len(plan.trials)
+    yield f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, {total:,} with shared ones merged"
+    yield ""
+    yield f"{'stage':<12}{'naive':>8}{'trials':>8}{'finished':>10}{'train FLOPs':>14}{'to do':>14}"
+    for stage in STAGES:
+        mine = [trial for trial in plan.trials.values() if trial.spec.stage == stage]
+        if mine or plan.naive[stage]:
+            yield _stage_line(stage, plan.naive[stage], mine, plan)
+    yield _stage_line("total", total_naive, list(plan.trials.values()), plan)
+    for stage in STAGES:
+        mine = [trial for trial in plan.trials.values() if trial.spec.stage == stage]
+        if not mine:
+            continue
+        width = max(len(trial.id) for trial in mine)
+        yield ""
+        yield f"{stage:<{width}}  {'':8}  {'params':>8}  {'images':>11}  {'steps':>9}  {'FLOPs':>9}  {'workers':>7}"
+        for trial in mine:
+            state = "finished" if trial.id in plan.finished else "to do"
+            yield (
+                f"{trial.id:<{width}}  {state:<8}  {count(trial.parameters):>8}  {trial.rows:>11,}  {trial.steps:>9,}  "
+                f"{trial.train_flops:>9.2e}  {trial.workers:>7}"
+            )
+
+
+def _stage_line(name: str, naive: int, trials: list[PlannedTrial], plan: Plan) -> str:
+    finished = sum(trial.id in plan.finished for trial in trials)
+    flops = sum(trial.train_flops for trial in trials)
+    todo = sum(trial.train_flops for trial in trials if trial.id not in plan.finished)
+    return f"{name:<12}{naive:>8,}{len(trials):>8,}{finished:>10,}{flops:>14.2e}{todo:>14.2e}"
+
+
+def count(number: float) -> str:
+    """A count in three digits or so: 812, 45.2k, 23.6M, 795M."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            scaled = number / limit
+            return f"{scaled:.0f}{suffix}" if scaled >= 100 else f"{scaled:.1f}{suffix}"
+    return f"{number:.0f}"
+
+
+def drift(plan: Plan, finished: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """For each unfinished trial that differs from a finished one in at most two settings: what differs.
+
+    `finished` are the specifications of the storage's records. Parents' ids are not compared: they follow from their
+    own settings.
+    """
+    flat = [(spec, _flatten(spec)) for spec in finished]
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    for spec, fields in flat:
+        by_stage.setdefault(str(spec["stage"]), []).append(fields)
+    planned = [_flatten(trial.spec.plain()) for trial in plan.trials.values()]
+    explained: dict[str, list[str]] = {}
+    for trial in plan.missing().values():
+        mine = _flatten(trial.spec.plain())
+        best: list[str] | None = None
+        for other in by_stage.get(trial.spec.stage, []):
+            if other in planned:
+                continue
+            changes = [
+                f"{key} {other.get(key)} -> {mine.get(key)}" for key in mine | other if other.get(key) != mine.get(key)
+            ]
+            if changes and len(changes) <= 2 and (best is None or len(changes) < len(best)):
+                best = changes
+        if best:
+            explained[trial.id] = best
+    return explained
+
+
+def _flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            fields |= _flatten(value, f"{prefix}{key}.")
+        elif prefix + key != "parent":
+            fields[prefix + key] = value
+    return fields

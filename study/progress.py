@@ -1,0 +1,41 @@
+"""How far a running trial is, as its worker writes it beside the checkpoints and everyone else reads it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+from reports.storage import Storage
+
+FRESH_SECONDS = 60.0
+"""A trial that has not written for so long is taken to be interrupted, not running."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Share of the steps done, in [0, 1], and when that was (seconds since the epoch)."""
+
+    share: float
+    updated_at: float
+
+    @property
+    def fresh(self) -> bool:
+        return time.time() - self.updated_at < FRESH_SECONDS
+
+
+def write_progress(storage: Storage, id: str, share: float) -> None:
+    content = {"share": share, "updated_at": time.time()}
+    storage.write_bytes(json.dumps(content).encode(), "checkpoints", id, "progress.json")
+
+
+def read_progress(storage: Storage, id: str) -> Progress | None:
+    """A trial's progress; None before its start and after its end."""
+    try:
+        return Progress(**json.loads(storage.read_bytes("checkpoints", id, "progress.json")))
+    except FileNotFoundError:
+        return None
+
+
+def clear_progress(storage: Storage, id: str) -> None:
+    storage.delete("checkpoints", id, "progress.json")

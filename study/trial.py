@@ -1,0 +1,95 @@
+"""One trial: a frozen specification of everything that changes its result, and the id made from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from study.config import Data, explain_errors
+from trainables.spec import PROTOCOL, SETTINGS, Settings, Spec, Stage
+
+
+class DataIdentity(Spec):
+    """What of the data changes a result: which images (by name), which labels are known first, at which size."""
+
+    name: str
+    image_size: int
+    classes: int
+    label_seed: int
+    train_limit: int | None
+    test_limit: int | None
+
+    @classmethod
+    def of(cls, data: Data) -> DataIdentity:
+        return cls(**{field: getattr(data, field) for field in cls.model_fields})
+
+    def folder(self) -> str:
+        """Name of the shards' folder in storage: other ranks or limits of the same images are other shards."""
+        if self.label_seed == 0 and self.train_limit is None and self.test_limit is None:
+            return self.name
+        key = json.dumps([self.label_seed, self.train_limit, self.test_limit])
+        return f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+class TrialSpec(Spec):
+    """Identity of a trial. `parent` is the id of the trial whose checkpoint this one starts from or is taught by."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, revalidate_instances="never"
+    )
+
+    protocol: int = Field(default=PROTOCOL, ge=1)
+    stage: Stage
+    data: DataIdentity
+    architecture: str
+    seed: int = Field(ge=0)
+    parent: str | None
+    settings: Settings
+
+    def plain(self) -> dict[str, Any]:
+        """The specification as JSON types, defaults written out."""
+        return self.model_dump(mode="json")
+
+    def trial_id(self) -> str:
+        """Readable slug and eight hexadecimal digits of the SHA-256 of the canonical JSON."""
+        digest = hashlib.sha256(canonical_json(self.plain()).encode()).hexdigest()
+        return "-".join([*self._slug(), digest[:8]])
+
+    def _slug(self) -> list[str]:
+        settings = self.settings
+        words: list[str] = [self.stage, self.architecture]
+        fraction = getattr(settings, "label_fraction", None)
+        if fraction is not None:
+            words.append(f"{fraction * 100:g}pct")
+        for letter, field in (("d", "head_depth"), ("h", "head_layer")):
+            if hasattr(settings, field):
+                words.append(f"{letter}{getattr(settings, field)}")
+        if self.stage == "distill":
+            words.append(f"t{settings.temperature:g}")  # type: ignore[union-attr]
+        words.append(f"s{self.seed}")
+        return words
+
+
+def canonical_json(plain: Mapping[str, Any]) -> str:
+    """JSON that is the same for equal values: keys sorted, no spaces, ASCII only."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def parse_trial(plain: Mapping[str, Any]) -> TrialSpec:
+    """Type a specification that crossed a process line or came from a record; strict, the settings by their stage.
+
+    Raises:
+        ValueError: a key or type that this version of the code does not know.
+    """
+    stage = plain.get("stage")
+    if stage not in SETTINGS:
+        raise ValueError(f"stage {stage!r} is not one of {', '.join(SETTINGS)}")
+    try:
+        settings = SETTINGS[stage].model_validate(plain["settings"])
+        return TrialSpec.model_validate({**plain, "settings": settings})
+    except ValidationError as error:
+        raise ValueError("trial specification: " + "; ".join(explain_errors(error, TrialSpec))) from None

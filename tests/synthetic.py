@@ -1,0 +1,138 @@
+"""Synthetic records: a small study of every stage whose accuracies follow a formula, with seeded noise over seeds."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+from reports.records import Record
+
+SIZES = {"r10w0.25": 180_000, "r10w0.5": 700_000, "r18": 11_180_736}
+FRACTIONS = (0.01, 0.1, 1.0)
+TRAIN_IMAGES = 10_000
+START = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
+
+
+def record(
+    trial_id: str,
+    stage: str = "finetune",
+    architecture: str = "r18",
+    seed: int = 0,
+    parent: str | None = None,
+    top1: float = 0.5,
+    **settings: Any,
+) -> Record:
+    """One valid record; `settings` are the stage's settings."""
+    return Record.model_validate(plain(trial_id, stage, architecture, seed, parent, top1, **settings))
+
+
+def plain(
+    trial_id: str,
+    stage: str = "finetune",
+    architecture: str = "r18",
+    seed: int = 0,
+    parent: str | None = None,
+    top1: float = 0.5,
+    **settings: Any,
+) -> dict[str, Any]:
+    """The same as JSON types."""
+    size = SIZES.get(architecture, 5_000_000)
+    fraction = settings.get("label_fraction") or 0.0
+    metrics = {"top1": top1, "top5": min(1.0, top1 + 0.3), "loss": 2.0 - top1}
+    if stage == "pretrain":
+        metrics = {"loss": 3.1, "contrastive_accuracy": 0.7, "probe_top1": top1}
+    return {
+        "format": 1,
+        "id": trial_id,
+        "study": "synthetic",
+        "source": "run",
+        "spec": {
+            "protocol": 1,
+            "stage": stage,
+            "data": {"name": "digits", "image_size": 8, "classes": 10, "label_seed": 0},
+            "architecture": architecture,
+            "seed": seed,
+            "parent": parent,
+            "settings": {**settings, "optimization": {"learning_rate": 0.1, "epochs": 10}},
+        },
+        "metrics": metrics,
+        "history": [
+            {
+                "step": step,
+                "epoch": step / 50,
+                "loss": 3 + 4 * math.exp(-step / 200) - 1e-8 * size,
+                "learning_rate": 0.1,
+            }
+            for step in range(0, 1001, 50)
+        ],
+        "model": {"encoder_parameters": size, "parameters": size + 5130},
+        "cost": {
+            "wall_seconds": size / 50_000,
+            "device_seconds": size / 50_000,
+            "images": 100_000,
+            "train_flops": 6e4 * size,
+            "sessions": 1,
+        },
+        "resources": {"workers": 1, "per_worker": {"CPU": 1}, "device": "cpu"},
+        "data": {
+            "fingerprint": "d1g175f00d",
+            "train_images": TRAIN_IMAGES,
+            "labelled_images": round(fraction * TRAIN_IMAGES),
+            "test_images": 500,
+            "subset_hash": f"subset{fraction:g}" if fraction else None,
+        },
+        "environment": {
+            "commit": "0123abc",
+            "dirty": False,
+            "versions": {"torch": "2.15.0", "ray": "2.60.0"},
+            "host": "node-1",
+            "python": "3.11.7",
+        },
+        "started_at": START.isoformat(),
+        "finished_at": (START + timedelta(seconds=size / 50_000)).isoformat(),
+    }
+
+
+def study(seeds: int = 2, sizes: dict[str, int] = SIZES) -> list[Record]:
+    """All five stages over 3 architectures x 3 label fractions x 2 head layers x 2 temperatures x `seeds`.
+
+    A distilled student has its teacher's architecture; bigger models are better, most so with few labels.
+    """
+    noise = random.Random(0)
+    records = []
+
+    def add(trial_id: str, stage: str, model: str, seed: int, parent: str | None, top1: float, **settings: Any) -> None:
+        top1 += noise.gauss(0, 0.004)
+        records.append(record(trial_id, stage, model, seed, parent, min(max(top1, 0.0), 1.0), **settings))
+
+    for model, seed in product(sizes, range(seeds)):
+        base = f"pretrain-{model}-s{seed}"
+        add(base, "pretrain", model, seed, None, 0.6, head_depth=3, temperature=0.1)
+        for fraction in FRACTIONS:
+            cell = f"{model}-{fraction:g}-s{seed}"
+            top1 = (
+                0.55
+                + 0.1 * (math.log10(fraction) + 2)
+                + (0.05 - 0.018 * math.log10(fraction)) * math.log10(sizes[model] / 180_000)
+            )
+            add(f"linear-{cell}", "linear", model, seed, base, top1 - 0.06, label_fraction=fraction)
+            add(
+                f"supervised-{cell}",
+                "supervised",
+                model,
+                seed,
+                None,
+                top1 - 0.2 + 0.08 * fraction,
+                label_fraction=fraction,
+            )
+            for layer in (0, 1):
+                teacher = f"finetune-{cell}-h{layer}"
+                gain = 0.03 * layer * (1 - fraction)
+                add(teacher, "finetune", model, seed, base, top1 + gain, label_fraction=fraction, head_layer=layer)
+                for tau in (0.1, 1.0):
+                    distilled = {"temperature": tau, "label_fraction": None, "distillation_weight": 1.0}
+                    add(f"distill-{cell}-h{layer}-t{tau}", "distill", model, seed, teacher, top1 + 0.05, **distilled)
+    return records

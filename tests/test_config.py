@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from study.config import load_study
+from study.grid import expand
+from tests.studies import tiny
+
+PRESETS = sorted(Path("study/presets").glob("*.yaml"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny()))
+    return path
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_is_valid_and_says_how_to_run_it(preset: Path) -> None:
+    study = load_study(preset)
+    assert expand(study).specs
+    assert study.name == preset.stem
+    opening = preset.read_text().split("name:")[0]
+    assert (f"study/presets/{preset.name}" in opening and "Hardware" in opening) or preset.stem == "digits"
+
+
+def test_exponent_without_a_dot_is_a_number(file: Path) -> None:
+    study = load_study(file, ["pretrain.optimization.weight_decay=1e-4"])
+    assert study.stages.pretrain is not None
+    assert study.stages.pretrain.optimization.weight_decay == 1e-4
+
+
+def test_override_reaches_every_grid_of_a_study(file: Path) -> None:
+    axes = tiny()["grid"]
+    file.write_text(yaml.safe_dump(tiny(grid=[axes, {**axes, "label_fraction": [1.0]}])))
+    study = load_study(file, ["grid.architecture=[r18, r34]"])
+    assert [grid.axes["architecture"] for grid in study.grid] == [["r18", "r34"]] * 2
+
+
+def test_base_is_merged_key_by_key_below_the_study(file: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text("base: study.yaml\nname: child\nstages: {pretrain: {temperature: 0.7}}\n")
+    study = load_study(child)
+    assert study.name == "child" and study.stages.pretrain is not None and study.stages.linear is not None
+    assert study.stages.pretrain.temperature == 0.7
+    assert study.stages.pretrain.optimization.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("grid.archtecture=[r18]", "unknown grid axis `archtecture`; did you mean `architecture`"),
+        ("grid.architecture=[r51]", "r50"),
+        ("grid.architecture=[resnet18]", "r18"),
+        ("grid.label_fraction=[0]", "label_fraction 0 is outside"),
+        ("grid.label_fraction=[2]", "label_fraction 2 is outside"),
+        ("grid.label_fraction=['1%']", "expected float or int"),
+        ("grid.temperature=[0]", "temperature 0 must be above 0"),
+        ("grid.head_layer=[4]", "head_layer 4 of a projection head with 3 layers does not exist"),
+        ("grid.head_depth=[7]", "head_depth 7 is outside 2 to 4"),
+        ("grid.seed=[1.5]", "expected int"),
+        ("grid.seed=[]", "no values"),
+        ("grid.seed=[1, 1]", "twice"),
+        ("grid.distil.student=[r18]", "did you mean"),
+        ("grid.distill.colour=[r18]", "no setting `colour`"),
+        ("stages.pretrian={}", "did you mean `pretrain`"),
+        ("pretrain.temperature=0", "greater than 0"),
+        ("pretrain.temperature=warm", "`stages.pretrain.temperature` is 'warm'"),
+        ("pretrain.optimization.optimizer=larz", "did you mean `lars`"),
+        ("pretrain.optimization.epochs=1.5", "`stages.pretrain.optimization.epochs` is 1.5"),
+        ("stages.pretrain=null", "add 'pretrain' to `stages`"),
+        ("distill.student=r51", "r50"),
+        ("execution.workers=0", "must be 1 or more"),
+        ("execution.workers={r18: 2}", "`default`"),
+        ("execution.per_worker={CPU: 0}", "positive"),
+        ("data.image_size=0", "greater than or equal to 4"),
+        ("finetune.when=[{where: {colour: 1}, set: {}}]", "does not change this stage"),
+        ("finetune.when=[{where: {seed: 0}, set: {optimization.epoch: 1}}]", "no setting `optimization.epoch`"),
+        ("name", "expected path=value"),
+    ],
+)
+def test_bad_input_is_named_with_what_was_expected(file: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        expand(load_study(file, [override]))
+    assert message in str(error.value)
+
+
+def test_missing_file_names_the_presets() -> None:
+    with pytest.raises(ValueError, match=r"did you mean study/presets/digits\.yaml"):
+        load_study("study/presets/digit.yaml")
+
+
+def test_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text("- 1\n")
+    with pytest.raises(ValueError, match="must hold a mapping"):
+        load_study(path)
+    path.write_text("a: [")
+    with pytest.raises(ValueError, match="not a readable YAML"):
+        load_study(path)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from typing import Any
+
+from study.plan import ExpectedImages, Plan, make_plan
+from study.schedule import GraphSearcher
+from tests.studies import tiny_study
+
+GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1, 1.0], "temperature": [0.1, 1.0]}
+
+
+def a_plan(finished: tuple[str, ...] = (), **changes: Any) -> Plan:
+    return make_plan(tiny_study(grid=GRID, **changes), ExpectedImages(200, 10), finished)
+
+
+def run(plan: Plan, slots: int, fails: tuple[str, ...] = ()) -> tuple[list[str], GraphSearcher]:
+    """Drive a searcher as Tune does, first in first out; returns the order of starts."""
+    records = set(plan.finished)
+    searcher = GraphSearcher(plan, lambda trial: {"id": trial.id}, lambda id: id in records, max_workers=slots)
+    started: list[str] = []
+    running: list[str] = []
+    while True:
+        config = searcher.suggest(f"tune-{len(started)}")
+        if isinstance(config, dict):
+            id = config["id"]
+            parent = plan.trials[id].spec.parent
+            assert parent is None or parent in records
+            searcher_id = f"tune-{len(started)}"
+            running.append(searcher_id)
+            started.append(id)
+            assert searcher.workers_in_flight() <= slots
+        elif running:
+            done = running.pop(0)
+            id = searcher.ids[done]
+            if id not in fails:
+                records.add(id)
+            searcher.on_trial_complete(done, {}, error=id in fails)
+        else:
+            assert config == GraphSearcher.FINISHED
+            return started, searcher
+
+
+def test_every_trial_runs_once_and_after_its_parent() -> None:
+    plan = a_plan()
+    started, searcher = run(plan, slots=3)
+    assert sorted(started) == sorted(plan.trials)
+    assert set(searcher.states.values()) == {"done"}
+
+
+def test_the_longest_chain_starts_first() -> None:
+    started, _ = run(a_plan(), slots=2)
+    assert started[0].startswith("pretrain-r10-")
+
+
+def test_finished_trials_do_not_run_again() -> None:
+    plan = a_plan()
+    done = tuple(id for id in plan.trials if id.startswith(("pretrain", "finetune")))
+    started, _ = run(a_plan(done), slots=2)
+    assert sorted(started) == sorted(set(plan.trials) - set(done))
+
+
+def test_descendants_of_a_failure_are_skipped_and_the_rest_goes_on() -> None:
+    plan = a_plan()
+    failing = next(id for id in plan.trials if id.startswith("pretrain-r10-"))
+    _, searcher = run(plan, slots=2, fails=(failing,))
+    states = searcher.states
+    assert states[failing] == "failed"
+    for id, trial in plan.trials.items():
+        small = trial.spec.architecture == "r10w0.0625"
+        expected = "done" if small or trial.spec.stage == "supervised" else "failed" if id == failing else "skipped"
+        assert states[id] == expected, id
+
+
+def test_a_wide_trial_is_not_starved_by_narrow_ones() -> None:
+    plan = a_plan(execution={"workers": {"default": 1, "r10": 2}, "per_worker": {"CPU": 1}})
+    started, _ = run(plan, slots=2)
+    assert sorted(started) == sorted(plan.trials)
+    assert started[0].startswith("pretrain-r10-")

@@ -1,0 +1,190 @@
+"""Whole studies through Ray on this machine, from the command line a user types."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from reports.records import read_records
+from reports.storage import Storage
+from tests.studies import tiny
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def study_file(folder: Path, **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny(**changes)))
+    return path
+
+
+def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "study", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=230)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A study of all stages that ran once: its file, its storage, what the launch printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    file, storage = study_file(folder), folder / "runs"
+    return file, storage, run("launch", file, "--storage", storage).stdout
+
+
+def test_every_trial_has_a_record_and_the_last_line_is_the_report(finished: tuple[Path, Path, str]) -> None:
+    _, storage, printed = finished
+    records, problems = read_records(Storage(str(storage)))
+    assert not problems
+    assert sorted(record.spec.stage for record in records) == [
+        "distill",
+        "finetune",
+        "linear",
+        "pretrain",
+        "supervised",
+    ]
+    for record in records:
+        assert record.metrics["evaluated"] == record.data.test_images == 100
+        assert 0 <= record.metrics["top1"] <= record.metrics["top5"] <= 1
+    report = printed.splitlines()[-1].removeprefix("report: ")
+    assert "<html" in Path(report).read_text(encoding="utf-8")
+
+
+def test_launching_again_runs_no_trial(finished: tuple[Path, Path, str]) -> None:
+    file, storage, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (storage / "records").iterdir()}
+    printed = run("launch", file, "--storage", storage).stdout
+    assert "running" not in printed
+    assert {path: path.stat().st_mtime_ns for path in (storage / "records").iterdir()} == before
+
+
+def test_plan_and_status_know_what_is_finished(finished: tuple[Path, Path, str]) -> None:
+    file, storage, _ = finished
+    assert "to do " not in run("plan", file, "--storage", storage).stdout.split("total")[1].replace("to do\n", "")
+    status = run("status", file, "--storage", storage).stdout
+    assert status.splitlines()[1].split() == ["pretrain", "1", "0", "0", "0"]
+
+
+def test_plan_explains_what_differs_from_a_finished_trial(finished: tuple[Path, Path, str]) -> None:
+    file, storage, _ = finished
+    printed = run("plan", file, "--storage", storage, "--set", "pretrain.optimization.learning_rate=0.4").stdout
+    assert "settings.optimization.learning_rate 0.3 -> 0.4" in printed
+
+
+def test_data_that_changed_under_a_study_is_refused(finished: tuple[Path, Path, str]) -> None:
+    file, storage, _ = finished
+    manifest = next((storage / "data").glob("*/manifest.json"))
+    original = manifest.read_text()
+    changed = json.loads(original)
+    changed["fingerprint"] = "0" * 64
+    manifest.write_text(json.dumps(changed))
+    try:
+        refused = run("launch", file, "--storage", storage, check=False)
+    finally:
+        manifest.write_text(original)
+    assert refused.returncode == 2
+    assert "changed under this study" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "grid.architecture=[r19]"], "r18"),
+        (["--set", "data.source=/nowhere/photos"], "/nowhere/photos"),
+        (["--set", "data.train_images=7", "--set", "data.train_limit=null"], "exceeds the 7 training images"),
+        (["--set", "data.classes=11"], "11"),
+        (["--set", "execution.per_worker={CPU: 1000}"], "room for 0"),
+        (["--storage", "/proc/labelscale"], "/proc/labelscale"),
+    ],
+)
+def test_bad_input_costs_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
+    refused = run("launch", study_file(tmp_path), "--storage", tmp_path / "runs", *arguments, check=False)
+    assert refused.returncode == 2
+    assert message in refused.stderr and "Traceback" not in refused.stderr
+    assert not list(tmp_path.glob("runs/records/*"))
+
+
+def test_failed_trial_fails_alone_and_is_named(tmp_path: Path) -> None:
+    stages = tiny()["stages"]
+    stages["supervised"]["optimization"]["learning_rate"] = 1e30
+    file = study_file(tmp_path, stages=stages)
+    launched = run("launch", file, "--storage", tmp_path / "runs", check=False)
+    assert launched.returncode == 1
+    assert "failed: supervised-" in launched.stderr and "NonFiniteLossError" in launched.stderr
+    records, _ = read_records(Storage(str(tmp_path / "runs")))
+    assert {record.spec.stage for record in records} == {"pretrain", "linear", "finetune", "distill"}
+
+
+def weights(storage: Path) -> dict[str, torch.Tensor]:
+    """All weights of all models in a storage, by trial and name."""
+    found = {}
+    for path in sorted(storage.glob("checkpoints/*/model.pt")):
+        for name, value in torch.load(path, weights_only=True)["module"].items():
+            found[f"{path.parent.name}/{name}"] = value
+    return found
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in tree:
+        one.send_signal(signal.SIGKILL)
+    psutil.wait_procs(tree, timeout=20)
+    process.wait()
+
+
+def test_killed_study_continues_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "finetune")}
+    stages["pretrain"]["optimization"]["epochs"] = 300
+    stages["finetune"]["optimization"]["epochs"] = 3
+    grid = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.1]}
+    execution = {"workers": 1, "per_worker": {"CPU": 1}, "checkpoint_seconds": 0.2}
+    file = study_file(tmp_path, stages=stages, grid=grid, execution=execution)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "study", "launch", str(file), "--storage", str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    small_done, big_begun = "records/pretrain-r10w0.0625-*.json", "checkpoints/pretrain-r10w0.125-*/latest.pt"
+    while not (list(killed.glob(small_done)) and list(killed.glob(big_begun))):
+        assert time.monotonic() < deadline and process.poll() is None, "no moment with one trial done and one begun"
+        time.sleep(0.02)
+    kill_tree(process)
+    kept = {path: path.stat().st_mtime_ns for path in killed.glob("records/*.json")}
+    assert kept and list(killed.glob(big_begun)) and not list(killed.glob("records/pretrain-r10w0.125-*"))
+
+    run("launch", file, "--storage", killed)
+    run("launch", file, "--storage", whole)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    records, _ = read_records(Storage(str(killed)))
+    sessions = {record.id: record.cost.sessions for record in records if record.spec.architecture == "r10w0.125"}
+    assert max(sessions.values()) == 2, "the interrupted trial did not continue from its checkpoint"
+    resumed, undisturbed = weights(killed), weights(whole)
+    assert resumed.keys() == undisturbed.keys() and resumed
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
+
+
+def test_two_workers_give_the_losses_of_one(tmp_path: Path) -> None:
+    stages = {"pretrain": tiny()["stages"]["pretrain"]}
+    stages["pretrain"]["optimization"] |= {"epochs": 5, "precision": "float64"}  # 11 steps of 100 images
+    histories = []
+    for workers in (1, 2):
+        execution = {"workers": workers, "per_worker": {"CPU": 1}}
+        file = study_file(tmp_path, stages=stages, execution=execution)
+        run("launch", file, "--storage", tmp_path / f"workers-{workers}")
+        [record], _ = read_records(Storage(str(tmp_path / f"workers-{workers}")))
+        assert record.resources.workers == workers
+        histories.append([row["contrastive_loss"] for row in record.history])
+    one, two = histories
+    assert len(one) == len(two) >= 10
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
+    assert one[-1] < one[0]

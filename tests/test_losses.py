@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from gloo import run_ranks
+from torch import Tensor
+
+from trainables import losses
+from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
+from trainables.metrics import reduce_counts, topk_counts
+
+
+def _normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def _softmax_form(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """NT-Xent by torch's own cross-entropy, for gradients."""
+    z = F.normalize(torch.cat([z1, z2]))
+    n = len(z1)
+    logits = (z @ z.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool), -torch.inf)
+    return 2 * F.cross_entropy(logits, torch.arange(2 * n).roll(n))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.parametrize("n", [1, 7])
+def test_nt_xent_is_the_sum_of_both_views_means(n: int, temperature: float) -> None:
+    z1, z2 = _normal(n, 5), _normal(n, 5, seed=1)
+    expected = reference.nt_xent(z1.numpy(), z2.numpy(), temperature)
+    assert nt_xent(z1, z2, temperature)[0].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_nt_xent_gradient_is_that_of_the_softmax_form_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for function, elements in ((_softmax_form, 1), (nt_xent, 1), (nt_xent, 5 * 14), (nt_xent, 10**6)):
+        monkeypatch.setitem(losses._BLOCK_ELEMENTS, "cpu", elements)
+        z1, z2 = _normal(7, 5).requires_grad_(), _normal(7, 5, seed=1).requires_grad_()
+        loss: Any = function(z1, z2, 0.1)
+        (3 * (loss[0] if isinstance(loss, tuple) else loss)).backward()  # type: ignore[no-untyped-call]
+        gradients.append(torch.cat([z1.grad, z2.grad]))  # type: ignore[list-item]
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], atol=1e-12, rtol=0)
+
+
+def test_nt_xent_of_equal_rows_is_at_chance() -> None:
+    z = torch.ones(8, 4)
+    assert nt_xent(z, z, 0.1)[0].item() == pytest.approx(2 * math.log(15), rel=1e-6)
+
+
+def test_contrastive_accuracy_counts_nearest_rows_of_the_other_view() -> None:
+    z1 = torch.eye(4)
+    z2 = torch.eye(4)[[0, 1, 3, 2]]
+    assert nt_xent(z1, z2, 0.1)[1].item() == 0.5
+    assert nt_xent(z1, z1, 0.1)[1].item() == 1.0
+
+
+def test_nt_xent_under_autocast_is_computed_in_float32() -> None:
+    z1, z2 = _normal(16, 8).float(), _normal(16, 8, seed=1).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(z1, z2, 0.1)[0]
+    assert torch.equal(loss, nt_xent(z1, z2, 0.1)[0])
+
+
+def test_nt_xent_refuses_views_of_different_shapes() -> None:
+    with pytest.raises(ValueError, match=r"one shape.*\(4, 2\).*\(3, 2\)"):
+        nt_xent(torch.zeros(4, 2), torch.zeros(3, 2), 0.1)
+
+
+LABELS = torch.tensor([3, -1, 0, -1, -1, 1])
+
+
+def _distributed(rank: int) -> dict[str, Tensor]:
+    rows = slice(4 * rank, 4 * rank + 4)
+    z1, z2 = _normal(8, 5)[rows].requires_grad_(), _normal(8, 5, seed=1)[rows].requires_grad_()
+    loss, accuracy = nt_xent(z1, z2, 0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    some = slice(3 * rank, 3 * rank + 3)
+    logits = _normal(6, 4)[some].requires_grad_()
+    supervised = classification_loss(logits, LABELS[some], 0.1)
+    supervised.backward()  # type: ignore[no-untyped-call]
+    assert z1.grad is not None and z2.grad is not None and logits.grad is not None
+    return {
+        "loss": loss.detach(),
+        "accuracy": accuracy,
+        "gradient": torch.stack([z1.grad, z2.grad]),
+        "supervised": supervised.detach(),
+        "logits": logits.grad,
+        "counts": reduce_counts(topk_counts(logits.detach(), LABELS[some])),
+    }
+
+
+def test_the_mean_over_two_ranks_is_the_loss_of_one_process_with_its_gradient() -> None:
+    ranks = run_ranks(_distributed, 2)
+    z1, z2 = _normal(8, 5).requires_grad_(), _normal(8, 5, seed=1).requires_grad_()
+    loss, accuracy = nt_xent(z1, z2, 0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert z1.grad is not None and z2.grad is not None
+    logits = _normal(6, 4).requires_grad_()
+    supervised = classification_loss(logits, LABELS, 0.1)
+    supervised.backward()  # type: ignore[no-untyped-call]
+
+    def mean(name: str) -> Tensor:
+        return (ranks[0][name] + ranks[1][name]) / 2
+
+    torch.testing.assert_close(mean("loss"), loss.detach(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(mean("accuracy"), accuracy, atol=1e-12, rtol=0)
+    # Workers average gradients: each one's is twice its share of the global loss's.
+    gradient = torch.cat([r["gradient"] for r in ranks], 1) / 2
+    torch.testing.assert_close(gradient, torch.stack([z1.grad, z2.grad]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(mean("supervised"), supervised.detach(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(torch.cat([r["logits"] for r in ranks]) / 2, logits.grad, atol=1e-12, rtol=0)
+    counts = topk_counts(logits.detach(), LABELS)
+    assert torch.equal(ranks[0]["counts"], counts) and torch.equal(ranks[1]["counts"], counts)
+
+
+def test_classification_loss_is_the_mean_over_labelled_rows() -> None:
+    logits = _normal(6, 4)
+    rows = LABELS >= 0
+    smooth = 0.9 * np.eye(4)[LABELS[rows].numpy()] + 0.1 / 4
+    for smoothing, target in ((0.0, np.eye(4)[LABELS[rows].numpy()]), (0.1, smooth)):
+        expected = reference.cross_entropy(target, logits[rows].numpy()).mean()
+        assert classification_loss(logits, LABELS, smoothing).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_classification_loss_without_any_label_is_zero() -> None:
+    assert classification_loss(_normal(2, 4), torch.tensor([-1, -1])) == 0
+
+
+def test_distillation_loss_is_the_cross_entropy_with_the_softened_teacher() -> None:
+    student, teacher = _normal(6, 4), _normal(6, 4, seed=1)
+    expected = reference.cross_entropy(reference.softmax(teacher.numpy() / 0.5), student.numpy() / 0.5).mean()
+    assert distillation_loss(student, teacher, 0.5).item() == pytest.approx(expected, rel=1e-12)
+    assert distillation_loss(student, teacher, 0.5, True).item() == pytest.approx(expected / 4, rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_combined_loss_divides_both_sums_by_all_rows(weight: float) -> None:
+    student, teacher = _normal(6, 4), _normal(6, 4, seed=1)
+    rows = LABELS >= 0
+    labelled = reference.cross_entropy(np.eye(4)[LABELS[rows].numpy()], student[rows].numpy()).sum()
+    distilled = reference.cross_entropy(reference.softmax(teacher.numpy() / 2), student.numpy() / 2).sum()
+    expected = ((1 - weight) * labelled + weight * distilled) / 6
+    assert combined_distillation_loss(student, teacher, LABELS, 2.0, weight).item() == pytest.approx(
+        expected, rel=1e-12
+    )

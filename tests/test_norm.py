@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from gloo import run_ranks
+from torch import Tensor, nn
+
+from trainables.architecture import parse_architecture
+from trainables.norm import GlobalBatchNorm
+from trainables.resnet import Encoder
+
+ROWS = (3, 5)  # of the two ranks
+
+
+def _images(rows: int, channels: int, size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, channels, size, size, generator=generator, dtype=dtype) * 3 + 5
+
+
+def _encoder() -> Encoder:
+    torch.manual_seed(0)
+    encoder = Encoder(parse_architecture("r14w0.0625sk"), 16).double()
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("gamma"):  # those of 0 would hide most gradients
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return encoder
+
+
+def _outcome(module: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Output, gradients and moving statistics after one pass in training mode."""
+    x = x.requires_grad_()
+    y = module(x)
+    (y * weight).sum().backward()
+    assert x.grad is not None
+    state = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    gradients = {f"d {name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return {"y": y.detach(), "dx": x.grad, **state, **gradients}
+
+
+def _outcomes(rows: slice) -> dict[str, dict[str, Tensor]]:
+    images, small = _images(sum(ROWS), 3, 16), _images(sum(ROWS), 6, 4)
+    weights = _images(sum(ROWS), 6, 4)
+    encoder = _encoder()
+    feature_weights = torch.linspace(-1, 1, sum(ROWS), dtype=torch.float64)[:, None].expand(-1, encoder.feature_dim)
+    return {
+        "norm": _outcome(GlobalBatchNorm(6).double(), small[rows], weights[rows]),
+        "rows": _outcome(GlobalBatchNorm(6, beta=False).double(), small[rows, :, 0, 0], weights[rows, :, 0, 0]),
+        "plain": _outcome(GlobalBatchNorm(6, gamma=False).double(), small[rows], weights[rows]),
+        "encoder": _outcome(encoder, images[rows], feature_weights[rows]),
+    }
+
+
+def _on_rank(rank: int) -> dict[str, dict[str, Tensor]]:
+    outcomes = _outcomes(slice(0, ROWS[0]) if rank == 0 else slice(ROWS[0], None))
+    x = _images(4, 6, 4, torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    y = GlobalBatchNorm(6)(x)
+    assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
+    return outcomes
+
+
+def test_two_ranks_of_unequal_rows_equal_one_process() -> None:
+    one = _outcomes(slice(None))
+    first, second = run_ranks(_on_rank, 2)
+    for module, expected in one.items():
+        for name, value in expected.items():
+            ours, other = first[module][name], second[module][name]
+            if name in ("y", "dx"):
+                ours = torch.cat([ours, other])
+            elif name.startswith("d "):
+                ours = ours + other
+            else:
+                assert torch.equal(ours, other), (module, name)
+            torch.testing.assert_close(ours, value, atol=1e-10, rtol=1e-10, msg=lambda m, k=(module, name): f"{k}: {m}")
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (7, 4, 3, 2)])
+def test_training_normalizes_and_keeps_biased_moving_statistics(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64) * 2 + 3
+    norm = GlobalBatchNorm(4).double()
+    rows = x.transpose(0, 1).flatten(1)
+    mean, variance = rows.mean(1), rows.var(1, correction=0)
+    y = norm(x).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(y, (rows - mean[:, None]) / (variance[:, None] + 1e-5).sqrt(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(norm.moving_mean, 0.1 * mean, atol=1e-12, rtol=0)
+    torch.testing.assert_close(norm.moving_variance, 0.9 + 0.1 * variance, atol=1e-12, rtol=0)
+
+
+def test_evaluation_uses_the_moving_statistics_and_leaves_them() -> None:
+    norm = GlobalBatchNorm(2).double().eval()
+    norm.moving_mean.copy_(torch.tensor([1.0, 2.0]))
+    norm.moving_variance.copy_(torch.tensor([4.0, 0.25]))
+    y = norm(torch.tensor([[3.0, 3.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        y, torch.tensor([[2 / (4 + 1e-5) ** 0.5, 1 / (0.25 + 1e-5) ** 0.5]], dtype=torch.float64)
+    )
+    assert norm.moving_mean.tolist() == [1.0, 2.0]
+
+
+def test_gamma_and_beta_can_be_left_out_and_gamma_can_start_at_zero() -> None:
+    assert [n for n, _ in GlobalBatchNorm(2, beta=False).named_parameters()] == ["gamma"]
+    assert [n for n, _ in GlobalBatchNorm(2, gamma=False).named_parameters()] == ["beta"]
+    assert GlobalBatchNorm(2, zero_gamma=True)(torch.randn(4, 2)).abs().max() == 0
+
+
+def test_bfloat16_input_keeps_float32_statistics_and_its_memory_format() -> None:
+    x = _images(4, 6, 4, torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    norm = GlobalBatchNorm(6)
+    y = norm(x)
+    assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
+    exact = x.double()
+    torch.testing.assert_close(norm.moving_mean.double(), 0.1 * exact.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    variance = exact.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(norm.moving_variance.double(), 0.9 + 0.1 * variance, atol=1e-5, rtol=0)

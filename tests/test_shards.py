@@ -1,0 +1,197 @@
+import hashlib
+import io
+import json
+import logging
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from datasets.blocks import read_manifest
+from datasets.schema import SCHEMA
+from datasets.shards import write_shards
+from datasets.splits import label_ranks, labelled_rows, subset_hash
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running_ray():
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("digits") / "shards")
+    return folder, write_shards("digits", folder)
+
+
+def png(value, size=8):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size, size + value % 3, 3), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def photo_folder(root, per_class=30):
+    """Two classes, unlabelled images, and images of different widths; image number n has the value n."""
+    names = [f"train/{c}/{i:03d}.png" for c in "ab" for i in range(per_class)]
+    names += [f"unlabelled/{i}.png" for i in range(5)] + [f"val/{c}/{i}.png" for c in "ab" for i in range(3)]
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    return str(root)
+
+
+def photo_parquet(root, folder):
+    """The same images as Parquet, in the order of the folder's ids, in several files and row groups."""
+    root.mkdir()
+    train = [*sorted(folder.glob("train/*/*.png")), *sorted(folder.glob("unlabelled/*.png"))]
+    test = sorted(folder.glob("val/*/*.png"))
+    for name, paths in (("train-0", train[:37]), ("train-1", train[37:]), ("test", test)):
+        labels = [None if path.parent.name == "unlabelled" else path.parent.name for path in paths]
+        images = [path.read_bytes() for path in paths]
+        table = pa.table({"image": pa.array(images, pa.binary()), "label": pa.array(labels, pa.string())})
+        pq.write_table(table, root / f"{name}.parquet", row_group_size=9)
+    return str(root)
+
+
+def rows_of(folder, manifest, split="train"):
+    tables = [pq.read_table(f"{folder}/{file.name}") for file in manifest.files if file.split == split]
+    return pa.concat_tables(tables)
+
+
+def test_training_rows_are_ordered_by_label_rank_and_test_rows_by_id(digits):
+    folder, manifest = digits
+    train, test = rows_of(folder, manifest), rows_of(folder, manifest, "test")
+    assert train.schema.equals(SCHEMA) and (train.num_rows, test.num_rows) == (1438, 359)
+    ids, ranks = train["id"].to_numpy(), train["label_rank"].to_numpy()
+    assert [*zip(ranks, ids, strict=True)] == sorted(zip(ranks, ids, strict=True))
+    by_id = np.argsort(ids)
+    expected = label_ranks(train["label"].to_numpy()[by_id], 0)
+    assert np.array_equal(ranks[by_id], expected)
+    assert test["id"].to_pylist() == list(range(4, 1797, 5)) and test["label_rank"].null_count == 359
+
+
+def test_the_manifest_describes_its_files(digits):
+    folder, manifest = digits
+    assert read_manifest(folder) == manifest
+    assert manifest.classes == tuple("0123456789") and sum(manifest.class_counts) == manifest.labelled_images == 1438
+    train, test = rows_of(folder, manifest), rows_of(folder, manifest, "test")
+    assert list(manifest.class_counts) == np.bincount(train["label"].to_numpy()).tolist()
+    assert manifest.image_bytes == sum(len(image) for table in (train, test) for image in table["image"].to_pylist())
+    assert (manifest.min_height, manifest.max_width, manifest.mean_pixels) == (8, 8, 64)
+    for file in manifest.files:
+        with open(f"{folder}/{file.name}", "rb") as stream:
+            data = stream.read()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
+        groups = pq.read_metadata(f"{folder}/{file.name}")
+        assert groups.row_group(0).num_rows == manifest.row_group_rows == 16
+        assert groups.num_row_groups == -(-file.rows // 16)
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 0.01, 0.1, 0.123, 0.5, 1.0])
+def test_a_label_fraction_is_a_prefix(digits, fraction):
+    folder, manifest = digits
+    ranks = rows_of(folder, manifest)["label_rank"].to_numpy()
+    rows = labelled_rows(folder, manifest, fraction)
+    assert (ranks[:rows] < fraction).all() and (ranks[rows:] >= fraction).all()
+    ids = np.sort(rows_of(folder, manifest)["id"].to_numpy()[:rows])
+    assert subset_hash(folder, manifest, fraction) == hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
+def test_a_label_fraction_out_of_range_is_an_error(digits, fraction):
+    with pytest.raises(ValueError, match="expected more than 0 and at most 1"):
+        labelled_rows(*digits, fraction)
+
+
+def test_folder_and_parquet_give_the_same_content_whatever_the_shard_sizes(tmp_path):
+    photos = photo_folder(tmp_path / "photos")
+    whole = write_shards(photos, str(tmp_path / "whole"))
+    parts = write_shards(photos, str(tmp_path / "parts"), shard_bytes=1000)
+    parquet = photo_parquet(tmp_path / "parquet", tmp_path / "photos")
+    copied = write_shards(parquet, str(tmp_path / "copied"), shard_bytes=1500)
+    assert len(whole.files) == 2 and len(parts.files) > 3 and len(copied.files) > 3
+    assert whole.fingerprint == parts.fingerprint == copied.fingerprint
+    assert (whole.train_images, whole.labelled_images, whole.test_images) == (65, 60, 6)
+    assert (whole.min_width, whole.max_width) == (8, 10)
+    tables = [rows_of(tmp_path / name, m) for name, m in (("whole", whole), ("parts", parts), ("copied", copied))]
+    assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
+    ids, labels = tables[0]["id"].to_pylist(), tables[0]["label"].to_pylist()
+    assert tables[0]["image"].to_pylist() == [png(number) for number in ids]
+    assert labels == [None if number >= 60 else number // 30 for number in ids]
+    assert ids[60:] == [60, 61, 62, 63, 64]
+    starts = [file.first_position for file in parts.split_files("train")]
+    assert starts == np.cumsum([0, *(file.rows for file in parts.split_files("train"))])[:-1].tolist()
+    for fraction in (0.05, 0.3, 0.77, 1.0):
+        assert labelled_rows(str(tmp_path / "parts"), parts, fraction) == int(np.ceil(fraction * 60))
+    assert write_shards(photos, str(tmp_path / "seed"), label_seed=1).fingerprint != whole.fingerprint
+
+
+def test_a_limited_parquet_source_keeps_its_ids(tmp_path):
+    photo_folder(tmp_path / "photos")
+    parquet = photo_parquet(tmp_path / "parquet", tmp_path / "photos")
+    manifest = write_shards(parquet, str(tmp_path / "shards"), train_limit=13, test_limit=2)
+    assert (manifest.train_images, manifest.labelled_images, manifest.test_images) == (13, 12, 2)
+    table = rows_of(tmp_path / "shards", manifest)
+    assert table["image"].to_pylist() == [png(number) for number in table["id"].to_pylist()]
+
+
+def test_unreadable_images_are_counted_and_named_and_leave_nothing(tmp_path):
+    photos = photo_folder(tmp_path / "photos")
+    for name in ("train/a/003.png", "val/b/1.png"):
+        path = tmp_path / "photos" / name
+        path.write_bytes(path.read_bytes()[:50])
+    for number in range(10, 21):
+        (tmp_path / "photos" / f"train/b/{number:03d}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"13 images .* train/a/003.png .* and others; replace or remove") as error:
+        write_shards(photos, str(tmp_path / "shards"))
+    assert str(error.value).count(".png") == 10
+    assert list((tmp_path / "shards").iterdir()) == []
+    with pytest.raises(ValueError, match=r"no shards .* python -m study shard SOURCE"):
+        read_manifest(str(tmp_path / "shards"))
+
+
+def test_finished_shards_are_left_alone_and_others_are_not_overwritten(digits):
+    folder, manifest = digits
+    assert write_shards("digits", folder) == manifest
+    with pytest.raises(ValueError, match=r"already holds shards of 'digits' made otherwise \(label_seed 0 -> 1\)"):
+        write_shards("digits", folder, label_seed=1)
+    assert read_manifest(folder) == manifest
+
+
+def test_an_interrupted_sharding_is_begun_again(tmp_path, digits):
+    for name in ("train-0000000000.parquet.partial", "test-0000000016.parquet"):
+        (tmp_path / name).write_bytes(b"half")
+    manifest = write_shards("digits", str(tmp_path))
+    assert manifest.fingerprint == digits[1].fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["manifest.json", *(file.name for file in manifest.files)]
+    )
+
+
+def test_a_destination_that_cannot_be_used_is_an_error(tmp_path):
+    photos = tmp_path / "photos"
+    photo_folder(photos)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write to .*file"):
+        write_shards(str(photos), str(tmp_path / "file" / "shards"))
+    with pytest.raises(ValueError, match="lies within the source"):
+        write_shards(str(photos), str(photos / "shards"))
+    with pytest.raises(ValueError, match=r"is not empty \(it holds file, photos\)"):
+        write_shards(str(photos), str(tmp_path))
+
+
+def test_missing_shards_and_foreign_manifests_are_explained(tmp_path):
+    manifest = write_shards("digits", str(tmp_path), train_limit=50, test_limit=10)
+    (tmp_path / manifest.files[0].name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 of 2 shards .* cut short \(train-0000000000.parquet\)"):
+        read_manifest(str(tmp_path))
+    text = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(text | {"format_version": 99}))
+    with pytest.raises(ValueError, match="not a manifest of this version"):
+        read_manifest(str(tmp_path))

@@ -1,0 +1,268 @@
+"""Tables, label efficiency and the answer: every number against a slow computation of its own."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pandas as pd
+import pytest
+import synthetic
+
+from reports.answer import answer
+from reports.paper import table_1
+from reports.records import Record
+from reports.scaling import (
+    gain_falls_with_labels,
+    labels_needed,
+    size_gains,
+    size_points,
+    standard_error,
+    two_sided_95,
+)
+from reports.tables import best_points, best_variants, group_by_data, history, summary, trials
+
+
+def chain() -> list[Record]:
+    """Pretraining -> fine-tuning -> self-distilled teacher -> small student."""
+    return [
+        synthetic.record("p", "pretrain", "r18", head_depth=3, temperature=0.1),
+        synthetic.record("f", "finetune", "r18", parent="p", label_fraction=0.1, head_layer=1),
+        synthetic.record("d", "distill", "r18", parent="f", temperature=0.1, label_fraction=None),
+        synthetic.record("s", "distill", "r10w0.25", parent="d", temperature=1.0, label_fraction=None),
+    ]
+
+
+def finetuned(top1: dict[tuple[str, float], list[float]]) -> pd.DataFrame:
+    """Table of fine-tuned trials; one seed for each accuracy in the lists."""
+    return trials(
+        [
+            synthetic.record(
+                f"{model}-{fraction:g}-{seed}", architecture=model, seed=seed, top1=value, label_fraction=fraction
+            )
+            for (model, fraction), values in top1.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_one_row_a_trial_with_its_own_values() -> None:
+    row = trials(
+        [synthetic.record("a", architecture="r50w2sk", seed=3, top1=0.5, label_fraction=0.1, head_layer=0)]
+    ).iloc[0]
+    assert (row["id"], row["stage"], row["architecture"], row["seed"]) == ("a", "finetune", "r50w2sk", 3)
+    assert (row["depth"], row["width"], row["selective_kernels"]) == (50, 2.0, True)
+    assert (row["label_fraction"], row["labels"], row["head_layer"]) == (0.1, 1000, 0)
+    assert (row["top1"], row["top5"], row["loss"], row["workers"], row["device"]) == (0.5, 0.8, 1.5, 1, "cpu")
+    assert pd.isna(row["temperature"]) and pd.isna(row["teacher_architecture"]) and pd.isna(row["head_depth"])
+
+
+def test_students_inherit_through_all_their_teachers() -> None:
+    rows = trials(chain()).set_index("id")
+    assert rows.loc["f", "head_depth"] == 3
+    student = rows.loc["s"]
+    assert (student["label_fraction"], student["labels"], student["head_layer"], student["head_depth"]) == (
+        0.1,
+        1000,
+        1,
+        3,
+    )
+    assert (student["teacher_architecture"], student["temperature"]) == ("r18", 1.0)
+    assert rows.isna().loc["p", ["label_fraction", "temperature", "head_layer", "teacher_architecture"]].all()
+
+
+def test_own_label_fraction_wins_over_the_teachers() -> None:
+    own = synthetic.record("own", "distill", parent="f", temperature=1.0, label_fraction=0.01)
+    row = trials([*chain(), own]).set_index("id").loc["own"]
+    assert (row["label_fraction"], row["labels"]) == (0.01, 100)
+
+
+def test_missing_parent_is_a_gap() -> None:
+    rows = trials([record for record in chain() if record.id in ("f", "s")]).set_index("id").isna()
+    assert rows.loc["f", "head_depth"]
+    assert rows.loc["s", ["label_fraction", "labels", "head_layer", "head_depth", "teacher_architecture"]].all()
+
+
+def test_parents_in_a_circle_do_not_hang() -> None:
+    circle = [synthetic.record("a", parent="b", label_fraction=0.1), synthetic.record("b", parent="a")]
+    assert len(trials(circle)) == 2
+
+
+def test_mixed_protocols_and_data_are_refused() -> None:
+    one, other = synthetic.plain("a"), synthetic.plain("b")
+    other["spec"]["protocol"] = 2
+    with pytest.raises(ValueError, match="protocol 1 and protocol 2"):
+        trials([Record.model_validate(one), Record.model_validate(other)])
+    other = synthetic.plain("b")
+    other["data"]["fingerprint"] = "changed"
+    records = [Record.model_validate(plain) for plain in (one, other, synthetic.plain("c"))]
+    with pytest.raises(ValueError, match="d1g175f00d and data fingerprint changed"):
+        trials(records)
+    assert [[record.id for record in group] for group in group_by_data(records)] == [["a", "c"], ["b"]]
+
+
+def test_no_records_make_an_empty_table() -> None:
+    assert trials([]).empty
+    assert history([], "pretrain").empty
+    assert size_gains(size_points(trials([]))).empty
+
+
+def test_summary_over_seeds() -> None:
+    values = [0.50, 0.56, 0.53]
+    table = summary(finetuned({("r18", 0.1): values, ("r18", 1.0): [0.7]}), ["architecture", "label_fraction"])
+    several, single = table.iloc[0], table.iloc[1]
+    assert several["mean"] == pytest.approx(statistics.mean(values))
+    assert several["std"] == pytest.approx(statistics.stdev(values))
+    assert (several["n"], several["seeds"], several["single_seed"]) == (3, [0, 1, 2], False)
+    assert several["ids"] == ["r18-0.1-0", "r18-0.1-1", "r18-0.1-2"]
+    assert (single["n"], single["single_seed"]) == (1, True) and math.isnan(single["std"])
+
+
+def test_different_settings_are_never_averaged() -> None:
+    records = [
+        synthetic.record(f"{layer}-{seed}", seed=seed, top1=top1, label_fraction=0.1, head_layer=layer)
+        for layer, seed, top1 in [(0, 0, 0.5), (0, 1, 0.5), (1, 0, 0.6), (1, 1, 0.7)]
+    ]
+    table = summary(trials(records), ["architecture"])
+    assert sorted(round(mean, 6) for mean in table["mean"]) == [0.5, 0.65]
+    best = best_points(trials(records), "finetune", ["architecture"]).iloc[0]
+    assert (best["mean"], best["variants"], best["head_layer"]) == (pytest.approx(0.65), 2, 1)
+
+
+def test_seeds_of_parents_are_seeds_too_but_their_settings_are_not() -> None:
+    def pair(name: str, seed: int, head_depth: int) -> list[Record]:
+        return [
+            synthetic.record(f"p{name}", "pretrain", seed=seed, head_depth=head_depth),
+            synthetic.record(f"f{name}", seed=seed, parent=f"p{name}", label_fraction=0.1),
+        ]
+
+    table = trials([*pair("a", 0, 3), *pair("b", 1, 3), *pair("c", 2, 4)])
+    variant = dict(zip(table["id"], table["variant"], strict=True))
+    assert variant["fa"] == variant["fb"] != variant["fc"]
+
+
+def test_one_lucky_seed_does_not_beat_several() -> None:
+    table = pd.DataFrame({"by": ["x", "x"], "variant": ["a", "b"], "mean": [0.9, 0.6], "n": [1, 3]})
+    assert best_variants(table, ["by"])["variant"].tolist() == ["b"]
+
+
+def test_history_is_one_row_a_step() -> None:
+    records = [synthetic.record("p", "pretrain"), synthetic.record("f")]
+    table = history(records, "pretrain")
+    assert table["id"].unique().tolist() == ["p"]
+    assert table["step"].tolist() == list(range(0, 1001, 50))
+
+
+@pytest.mark.parametrize(
+    ("target", "labels", "bound"),
+    [
+        (0.5, 10, "about"),
+        (0.6, 10**1.5, "about"),
+        (0.75, 10**2.5, "about"),
+        (0.4, 10, "at most"),
+        (0.9, 1000, "more than"),
+    ],
+)
+def test_labels_needed(target: float, labels: float, bound: str) -> None:
+    needed = labels_needed([100, 10, 1000], [0.7, 0.5, 0.8], target)
+    assert needed.labels == pytest.approx(labels)
+    assert (str(needed.bound), needed.rises) == (bound, True)
+
+
+def test_labels_needed_where_accuracy_falls() -> None:
+    needed = labels_needed([10, 100, 1000, 10000], [0.5, 0.7, 0.6, 0.8], 0.65)
+    assert needed.labels == pytest.approx(10 ** (1 + 0.75))
+    assert not needed.rises
+    assert labels_needed([10], [0.5], 0.6).bound == "more than"
+
+
+def test_label_efficiency_of_the_papers_models() -> None:
+    points = size_points(table_1())
+    small = points[points["architecture"] == "r50"]
+    large = points[points["architecture"] == "r152w2"].sort_values("label_fraction")
+    few, many, _ = (labels_needed(small["labels"].tolist(), small["mean"].tolist(), mean) for mean in large["mean"])
+    assert few.labels / 12811 == pytest.approx(16.9, abs=0.05)
+    assert (many.labels, many.bound) == (1281167, "more than")
+
+
+def test_paper_table_1() -> None:
+    table = table_1()
+    assert len(table) == 13 * 5
+    row = table[(table["architecture"] == "r152w3sk") & (table["label_fraction"] == 0.01)].iloc[0]
+    assert (row["stage"], row["labels"]) == ("finetune", 12811)
+    assert (row["top1"], row["top5"]) == (pytest.approx(0.749), pytest.approx(0.923))
+    millions = [round(size / 1e6) for size in table["parameters"].drop_duplicates().tolist()]
+    assert millions == [24, 35, 94, 140, 43, 65, 170, 257, 58, 89, 233, 354, 795]
+    assert trials([]).dtypes.equals(table.dtypes)
+
+
+def test_size_gains_and_their_errors() -> None:
+    small, large = [0.50, 0.52], [0.60, 0.64, 0.65]
+    gains = size_gains(size_points(finetuned({("r10w0.25", 0.1): small, ("r18", 0.1): large, ("r18", 1.0): [0.9]})))
+    assert len(gains) == 1
+    row = gains.iloc[0]
+    variances = [statistics.variance(small) / 2, statistics.variance(large) / 3]
+    assert row["gain"] == pytest.approx(statistics.mean(large) - statistics.mean(small))
+    assert row["error"] == pytest.approx(math.sqrt(sum(variances)))
+    assert row["freedom"] == pytest.approx(sum(variances) ** 2 / (variances[0] ** 2 / 1 + variances[1] ** 2 / 2))
+    assert (row["small"], row["large"], row["n"]) == ("r10w0.25", "r18", "2 and 3")
+
+
+def test_students_t() -> None:
+    assert two_sided_95(1) == pytest.approx(math.tan(math.pi * 0.475), abs=5e-4)
+    p = 0.975
+    assert two_sided_95(2.9) == pytest.approx((2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p))), abs=5e-4)
+    assert two_sided_95(1000) == 2.042
+    assert math.isnan(standard_error([0.1, math.nan], [2, 1])[0])
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "verdict"),
+    [
+        ([0.60, 0.61, 0.62], [0.80, 0.81, 0.82], True),
+        ([0.50, 0.51, 0.52], [0.95, 0.96, 0.97], False),
+        ([0.60, 0.61, 0.62], [0.90, 0.91, 0.92], None),
+        ([0.60], [0.80], None),
+    ],
+)
+def test_verdict_on_size_and_labels(few: list[float], many: list[float], verdict: bool | None) -> None:
+    base = {("r10w0.25", 0.01): [0.40, 0.41, 0.42], ("r10w0.25", 1.0): [0.70, 0.71, 0.72]}
+    table = finetuned({**base, ("r18", 0.01): few, ("r18", 1.0): many})
+    assert gain_falls_with_labels(size_gains(size_points(table))) is verdict
+
+
+def test_answer_states_label_efficiency_and_seeds() -> None:
+    table = finetuned(
+        {
+            ("r10w0.25", 0.01): [0.40, 0.42],
+            ("r10w0.25", 0.1): [0.60, 0.62],
+            ("r18", 0.01): [0.50, 0.52],
+            ("r18", 0.1): [0.65, 0.67],
+        }
+    )
+    text = " ".join(answer(table)).replace("\u00a0", " ")
+    assert "with 1 % of the labels (100)" in text
+    assert "51.0 ± 1.4 %" in text and "41.0 ± 1.4 %" in text
+    assert "about 3.16 times as many labels" in text
+    assert "+10.0 ± 1.4 points with 1 % and +5.0 ± 1.4 points with 10 %" in text
+    assert "do not settle" in text and "means over 2 seeds" in text
+
+
+def test_answer_is_censored_where_the_small_model_never_gets_there() -> None:
+    table = finetuned(
+        {("r10w0.25", 0.01): [0.4], ("r10w0.25", 0.1): [0.45], ("r18", 0.01): [0.5], ("r18", 0.1): [0.55]}
+    )
+    text = " ".join(answer(table)).replace("\u00a0", " ")
+    assert "more than 10 times as many labels" in text
+    assert "single seed" in text and "no verdict" in text
+    assert "±" not in text
+
+
+def test_answer_where_bigger_is_worse() -> None:
+    text = answer(finetuned({("r10w0.25", 0.01): [0.6], ("r18", 0.01): [0.5]}))[0]
+    assert "not better" in text and "times as many" not in text
+
+
+def test_answer_without_a_comparison() -> None:
+    assert "No fine-tuned trial" in answer(trials([]))[0]
+    assert "second architecture" in answer(finetuned({("r18", 0.01): [0.5]}))[0]

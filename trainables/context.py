@@ -1,0 +1,52 @@
+"""What a stage knows of how it is executed: rank, device, where its checkpoints are, whom to report to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from trainables.checkpoint import State, delete_state, load_state, save_state
+
+HistoryRow = dict[str, float]
+
+
+def _ignore(row: HistoryRow) -> None:
+    """Report to nobody: a stage run in a test, a notebook or on one device without Ray."""
+
+
+@dataclass
+class Context:
+    """The execution of one trial on one worker; the default is one process without Ray.
+
+    `folder` is the URI of the trial's checkpoint folder. `report` is called on every rank at the same steps with the
+    numbers of the history's newest row.
+    """
+
+    folder: str
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    checkpoint_seconds: float = 120.0
+    report: Callable[[HistoryRow], None] = _ignore
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def latest_checkpoint(self) -> State | None:
+        """The state from which an interrupted trial continues; None at a trial's first start."""
+        return load_state(f"{self.folder}/latest.pt")
+
+    def checkpoint_due(self) -> bool:
+        """Whether this rank should save now: rank 0 at its interval, since all ranks hold the same state."""
+        return self.rank == 0 and time.monotonic() - self._saved_at >= self.checkpoint_seconds
+
+    def save_checkpoint(self, state: State) -> None:
+        save_state(f"{self.folder}/latest.pt", state)
+        self._saved_at = time.monotonic()
+
+    def save_model(self, state: State) -> None:
+        """Keep the trained model, from which children start, and drop the checkpoint that it makes useless."""
+        if self.rank == 0:
+            save_state(f"{self.folder}/model.pt", state)
+            delete_state(f"{self.folder}/latest.pt")

@@ -1,0 +1,107 @@
+"""LARS (You et al. 2017) as SimCLR uses it, and which parameters are decayed and adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainables.heads import LinearClassifier
+from trainables.norm import GlobalBatchNorm
+
+TRUST_COEFFICIENT = 0.001  # official code, `eeta`
+
+
+def parameter_groups(
+    module: nn.Module,
+    weight_decay: float,
+    optimizer: Literal["lars", "sgd"] = "lars",
+    *,
+    adapt_classifier: bool = False,
+) -> list[dict[str, Any]]:
+    """Trainable parameters of `module` by how they are decayed and adapted, told apart by the type of their module.
+
+    "lars": "adapted" (kernels of encoder and head: decayed, trust ratio), "classifier" (its kernel: decayed, no trust
+    ratio) and "batch_norm_and_bias" (neither). With `adapt_classifier`, its kernel is among the adapted, as in the
+    official distillation. "sgd": "decayed" (biases too) and "batch_norm". Empty groups are left out.
+    """
+    names = ("adapted", "classifier", "batch_norm_and_bias") if optimizer == "lars" else ("decayed", "batch_norm")
+    parameters: dict[str, list[nn.Parameter]] = {name: [] for name in names}
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if optimizer == "sgd":
+                kind = "batch_norm" if isinstance(owner, GlobalBatchNorm) else "decayed"
+            elif isinstance(owner, GlobalBatchNorm) or name == "bias":
+                kind = "batch_norm_and_bias"
+            else:
+                kind = "classifier" if isinstance(owner, LinearClassifier) and not adapt_classifier else "adapted"
+            parameters[kind].append(parameter)
+    decays = {"adapted": True, "classifier": True, "decayed": True, "batch_norm_and_bias": False, "batch_norm": False}
+    groups: list[dict[str, Any]] = []
+    for kind, members in parameters.items():
+        if members:
+            group: dict[str, Any] = {"name": kind, "params": members, "weight_decay": weight_decay * decays[kind]}
+            groups.append(group | {"adapt": kind == "adapted"} if optimizer == "lars" else group)
+    return groups
+
+
+class LARS(torch.optim.Optimizer):
+    """LARS with the learning rate inside the momentum; `lr` is set in every parameter group before each step.
+
+    Per tensor w with gradient g: g <- g + weight_decay * w; v <- momentum * v + lr * trust * g; w <- w - v, where trust
+    is 0.001 * |w| / |g| in groups with `adapt`, and 1 elsewhere or where either norm is 0. (Official code, "classic"
+    form.) Groups come from `parameter_groups`; parameters without a gradient stay as they are.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float = 0.9) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Make one update; `closure`, if given, recomputes the loss and gradients first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if all(p.is_cpu for p in parameters):
+                # One tensor at a time stays in the cache, and one buffer spares fresh pages of memory for each.
+                buffer = torch.empty(max((p.numel() for p in parameters), default=0), dtype=torch.float64)
+                for parameter in parameters:
+                    flat = buffer.view(parameter.dtype)[: parameter.numel()]
+                    self._update([parameter], [flat.as_strided(parameter.shape, parameter.stride())], group)
+            else:
+                self._update(parameters, [torch.empty_like(p) for p in parameters], group)
+        return loss
+
+    def _update(self, parameters: list[Tensor], decayed: list[Tensor], group: dict[str, Any]) -> None:
+        """One update of `parameters`; `decayed` is scratch memory of their shapes."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for out, gradient, parameter in zip(decayed, gradients, parameters, strict=True):
+            torch.add(
+                gradient, parameter, alpha=group["weight_decay"], out=out
+            )  # one pass; no list form writes to `out`
+        if group["adapt"]:
+            weight_norms = torch.stack(torch._foreach_norm(parameters))
+            gradient_norms = torch.stack(torch._foreach_norm(decayed))
+            trust = TRUST_COEFFICIENT * weight_norms / gradient_norms
+            trust = torch.where((weight_norms > 0) & (gradient_norms > 0), trust, 1.0)
+            torch._foreach_mul_(decayed, (group["lr"] * trust).unbind())
+        else:
+            torch._foreach_mul_(decayed, group["lr"])
+        velocities = [self._velocity(p) for p in parameters]
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, decayed)
+        torch._foreach_sub_(parameters, velocities)
+
+    def _velocity(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(parameter)
+        velocity: Tensor = state["velocity"]
+        return velocity

@@ -1,0 +1,202 @@
+"""The one training loop of all stages."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets.batches import Batch
+from trainables.context import Context, HistoryRow
+from trainables.lars import LARS, parameter_groups
+from trainables.schedule import learning_rate_at, total_steps
+from trainables.spec import Optimization
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+"""Type of parameters and inputs; bfloat16 is autocast over float32 parameters."""
+
+HISTORY_ROWS = 100
+"""A history has at most about this many rows, evenly spaced."""
+
+
+class BatchStream(Protocol):
+    """An endless sequence of this rank's batches, resumable at any step."""
+
+    def iterate(self, first_step: int) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage asks the loop to train.
+
+    `module(*inputs(batch))` returns this rank's mean loss (a scalar) and a dictionary of scalar metrics; the mean over
+    ranks is the global loss. `rows` is the number of training rows that one epoch passes over. `adapt_classifier` lets LARS
+    adapt and decay the linear classifier like any kernel, as the official distillation does.
+    """
+
+    module: nn.Module
+    inputs: Callable[[Batch], tuple[Tensor, ...]]
+    stream: BatchStream
+    rows: int
+    optimization: Optimization
+    adapt_classifier: bool = False
+
+
+@dataclass
+class Progress:
+    """Where a training is, and what it has seen; part of the checkpoint."""
+
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    resumed_seconds: float = 0.0  # training time of earlier sessions
+    sessions: int = 0
+    history: list[HistoryRow] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    summed_steps: int = 0
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or NaN; raised before the optimizer step that would have spread it."""
+
+
+def train(task: Task, context: Context) -> Progress:
+    """Train to the last step, from the latest checkpoint if there is one; afterwards `task.module` is trained.
+
+    Initialization: the module's own, then the checkpoint's state if the trial was interrupted. The step counts
+    the updates already done; the learning rate of an update is that of the step before it (so the first one has rate 0
+    when there is a warm-up).
+
+    Raises:
+        NonFiniteLossError: naming the step and the learning rate.
+    """
+    optimization = task.optimization
+    last = total_steps(task.rows, optimization.epochs, optimization.global_batch_size)
+    every = max(1, math.ceil(last / HISTORY_ROWS))
+    optimizer = build_optimizer(task)
+    progress = _resume(task.module, optimizer, context)
+    module = _parallel(task.module, context)
+    started = time.monotonic() - progress.seconds
+    module.train()
+    with closing(_batches(task.stream, progress.step, last)) as batches:  # type: ignore[type-var]
+        for batch in batches:
+            rate = learning_rate_at(progress.step, rows=task.rows, optimization=optimization)
+            metrics = _update(module, optimizer, task, batch, rate, context, progress.step)
+            progress.step += 1
+            progress.images += optimization.global_batch_size
+            _accumulate(progress, metrics)
+            if progress.step % every == 0 or progress.step == last:
+                row = _history_row(progress, task, rate, context)
+                context.report({**row, "last_step": last})
+            if context.checkpoint_due() and progress.step < last:
+                progress.seconds = time.monotonic() - started
+                context.save_checkpoint(_state(task.module, optimizer, progress))
+    progress.seconds = time.monotonic() - started
+    return progress
+
+
+def build_optimizer(task: Task) -> torch.optim.Optimizer:
+    """LARS, or SGD with Nesterov momentum, over the module's trainable parameters."""
+    optimization = task.optimization
+    groups = parameter_groups(
+        task.module, optimization.weight_decay, optimization.optimizer, adapt_classifier=task.adapt_classifier
+    )
+    if optimization.optimizer == "lars":
+        return LARS(groups, lr=0.0, momentum=optimization.momentum)
+    return torch.optim.SGD(groups, lr=0.0, momentum=optimization.momentum, nesterov=optimization.momentum > 0)
+
+
+def autocast(optimization: Optimization, device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 autocast when the precision asks for it, else nothing."""
+    if optimization.precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def _batches(stream: BatchStream, first: int, last: int) -> Iterator[Batch]:
+    for _, batch in zip(range(first, last), stream.iterate(first), strict=False):
+        yield batch
+
+
+def _update(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    batch: Batch,
+    rate: float,
+    context: Context,
+    step: int,
+) -> dict[str, float]:
+    """One optimizer step; returns this rank's loss and metrics."""
+    inputs = task.inputs(batch)
+    with autocast(task.optimization, context.device):
+        loss, metrics = module(*inputs)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NonFiniteLossError(
+            f"the loss is {value} at step {step} (learning rate {rate:g}); lower learning_rate, or lengthen warmup_epochs"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return {"loss": value, **{name: metric.item() for name, metric in metrics.items()}}
+
+
+def _accumulate(progress: Progress, metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        progress.sums[name] = progress.sums.get(name, 0.0) + value
+    progress.summed_steps += 1
+
+
+def _history_row(progress: Progress, task: Task, rate: float, context: Context) -> HistoryRow:
+    """Close the running means into a row of the history, averaged over ranks."""
+    names = sorted(progress.sums)
+    means = torch.tensor([progress.sums[name] / progress.summed_steps for name in names], dtype=torch.float64)
+    if context.world_size > 1:
+        means = means.to(context.device)
+        torch.distributed.all_reduce(means)
+        means /= context.world_size
+    row = {
+        "step": float(progress.step),
+        "epoch": progress.step * task.optimization.global_batch_size / task.rows,
+        "learning_rate": rate,
+        **dict(zip(names, means.tolist(), strict=True)),
+    }
+    progress.history.append(row)
+    progress.sums = {}
+    progress.summed_steps = 0
+    return row
+
+
+def _parallel(module: nn.Module, context: Context) -> nn.Module:
+    """Average gradients over ranks; batch norm keeps its own statistics equal, so buffers are not broadcast."""
+    if context.world_size == 1:
+        return module
+    devices = [context.device] if context.device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _state(module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:
+    return {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "progress": dict(vars(progress))}
+
+
+def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, context: Context) -> Progress:
+    """Load the latest checkpoint into module and optimizer; a fresh start otherwise."""
+    state = context.latest_checkpoint()
+    progress = Progress()
+    if state is not None:
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**state["progress"])
+    progress.resumed_seconds = progress.seconds
+    progress.sessions += 1
+    return progress

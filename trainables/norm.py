@@ -1,0 +1,102 @@
+"""Batch norm over the global batch: the number of workers never changes a result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.collectives import all_gather, world_size
+
+EPSILON = 1e-5  # official code
+MOMENTUM = 0.9  # share of the old moving statistics that stays at each update, official code
+
+
+class GlobalBatchNorm(nn.Module):
+    """Batch norm of (n, c) or (n, c, ...) over all ranks' rows; moving statistics with the *biased* variance.
+
+    Training uses exact moments of the global batch (rows per rank may differ but not be 0) and updates the moving ones,
+    0.9 old + 0.1 new; evaluation uses the moving ones. Statistics and parameters keep the module's dtype (float32 under
+    autocast); the output has the input's dtype and memory format. `gamma` and `beta` off leave that parameter out;
+    `zero_gamma` starts gamma at 0, as the last batch norm of a residual branch (Goyal et al. 2017).
+    """
+
+    moving_mean: Tensor
+    moving_variance: Tensor
+
+    def __init__(self, num_features: int, *, gamma: bool = True, beta: bool = True, zero_gamma: bool = False) -> None:
+        super().__init__()
+        initial = torch.zeros if zero_gamma else torch.ones
+        self.gamma = nn.Parameter(initial(num_features)) if gamma else None
+        self.beta = nn.Parameter(torch.zeros(num_features)) if beta else None
+        self.register_buffer("moving_mean", torch.zeros(num_features))
+        self.register_buffer("moving_variance", torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` (n, c) or (n, c, height, width)."""
+        if not self.training:
+            return F.batch_norm(x, self.moving_mean, self.moving_variance, self.gamma, self.beta, False, 0.0, EPSILON)
+        y: Tensor
+        if world_size() > 1:
+            y, mean, variance = _BatchNormOverRanks.apply(x, self.gamma, self.beta)
+        else:
+            y, mean, inverse_std = torch.native_batch_norm(x, self.gamma, self.beta, None, None, True, 0.0, EPSILON)
+            with torch.no_grad():
+                variance = inverse_std.pow(-2).sub_(EPSILON)
+        with torch.no_grad():
+            self.moving_mean.lerp_(mean.to(self.moving_mean.dtype), 1 - MOMENTUM)
+            self.moving_variance.lerp_(variance.to(self.moving_variance.dtype), 1 - MOMENTUM)
+        return y
+
+
+def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (c,), biased variance (c,) and count (1,) over all ranks of `x` (n, c, ...), in one exchange.
+
+    Each rank sends its mean, variance and count; they combine as in Chan et al. 1979, without the cancellation of sums
+    of squares.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    dims = [d for d in range(x.dim()) if d != 1]
+    variance, mean = torch.var_mean(wide, dim=dims, correction=0)
+    count = x.numel() // x.shape[1]
+    gathered = all_gather(torch.cat([mean, variance, mean.new_tensor([count])]))
+    means, variances, counts = torch.split(gathered, [len(mean), len(mean), 1], dim=1)
+    total = counts.sum(0)
+    shares = counts / total
+    global_mean = (shares * means).sum(0)
+    return global_mean, (shares * (variances + (means - global_mean) ** 2)).sum(0), total
+
+
+class _BatchNormOverRanks(torch.autograd.Function):
+    """(x, gamma, beta) -> normalized x, global mean, global variance."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance, count = _global_moments(x)
+        y = torch.native_batch_norm(x, gamma, beta, mean, variance, False, 0.0, EPSILON)[0]
+        ctx.save_for_backward(x, gamma, mean, variance, count)
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _mean: Tensor, _variance: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        x, gamma, mean, variance, count = ctx.saved_tensors
+        unit = torch.ones_like(mean)
+        # The kernel of evaluation mode sums dy * normalized x and dy; the parts of its input gradient are below.
+        _, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
+            dy, x, unit, mean, variance, None, None, False, EPSILON, [False, True, True]
+        )
+        sums = torch.stack([dgamma, dbeta])
+        dist.all_reduce(sums)
+        inverse_std = (variance + EPSILON).rsqrt()
+        scale = inverse_std if gamma is None else gamma * inverse_std
+        # dx = scale * (dy - mean(dy) - xhat * mean(dy * xhat)): Ioffe and Szegedy 2015, section 3
+        slope = -scale * inverse_std * sums[0] / count
+        offset = -scale * sums[1] / count - slope * mean
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        dx = torch.addcmul(offset.view(shape), x, slope.view(shape)).addcmul_(dy, scale.view(shape))
+        needs_gamma, needs_beta = ctx.needs_input_grad[1:]
+        return dx.to(x.dtype), dgamma if needs_gamma else None, dbeta if needs_beta else None

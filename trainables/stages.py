@@ -1,0 +1,26 @@
+"""The stages by name: a new method is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from trainables import distill, finetune, linear, pretrain, supervised
+from trainables.context import Context
+from trainables.spec import Stage
+from trainables.stage import Assignment, Outcome
+
+RUN: dict[Stage, Callable[[Assignment, Context], Outcome]] = {
+    "pretrain": pretrain.run,
+    "linear": linear.run,
+    "finetune": finetune.run,
+    "supervised": supervised.run,
+    "distill": distill.run,
+}
+
+
+def run_stage(stage: Stage, assignment: Assignment, context: Context) -> Outcome:
+    """Run a stage; initial weights are a function of the trial's seed, the same on every rank."""
+    torch.manual_seed(assignment.seed)
+    return RUN[stage](assignment, context)
