@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 from ray.data import Dataset
+from ray.data.context import ShuffleStrategy
 
 from datasets.filesystem import open_filesystem
 from datasets.images import Rows, Source
@@ -48,6 +49,8 @@ class ParquetImages:
                 yield from _read(self.uri, wanted[number], ray.get(shared))
 
         groups = ray.data.from_arrow([pa.table({"group": [number]}) for number in range(len(wanted))])
+        # Ray Data's other strategies start processes of their own for each sort, which takes seconds.
+        groups.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
         boundaries = [*range(rows_per_block, len(ids), rows_per_block), len(ids)]
         read_blocks = groups.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=SORT_CPUS)
         return read_blocks.sort("position", boundaries=boundaries)

@@ -106,7 +106,7 @@ def labelled_rows(shards_uri: str, manifest: Manifest, fraction: float) -> int:
 
 
 def subset_hash(shards_uri: str, manifest: Manifest, fraction: float) -> str:
-    """Return the sha256 of the sorted ids (int64, little-endian) of a label fraction, in (0, 1]: equal for equal subsets."""
+    """Return the sha256 of the sorted ids (int64, little-endian) of a label fraction: equal for equal subsets."""
     ids = train_ids(shards_uri, manifest, labelled_rows(shards_uri, manifest, fraction))
     return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
 

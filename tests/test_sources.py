@@ -186,7 +186,7 @@ def test_cifar10_without_network_is_explained(tmp_path, monkeypatch):
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)  # the network, at the edge
-    with pytest.raises(ValueError, match="cannot download CIFAR-10 .* no route to host; connect to the network once"):
+    with pytest.raises(ValueError, match=r"cannot download CIFAR-10 .* no route to host; connect to the network once"):
         open_source("cifar10")
 
 
@@ -233,5 +233,5 @@ def test_long_sides_are_reduced_by_averaging():
     stripes[:, ::2] = 200
     image = decode(encode(stripes), max_side=40)
     assert image.shape == (3, 1, 40)
-    assert (image.float() - 100).abs().max() <= 2  # every other column kept would be 0 or 200
+    assert (image.float() - 100).abs().max() <= 5  # every tenth column kept would be all 0 or all 200
     assert torch.equal(decode(encode(stripes), max_side=400), decode(encode(stripes)))
