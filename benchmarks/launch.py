@@ -1,12 +1,13 @@
 """What a launch costs beyond training: `python -m benchmarks.launch [--trials N] [--demo]`.
 
-Prints the overhead of one-worker trials that train next to nothing, and with `--demo` the time of the demo from an empty
-storage to its report, the share of it that the cores spent in trials, and the time of launching it again.
+Prints the overhead of one-worker trials that train next to nothing, and with `--demo` the time of the demo from an
+empty storage to its report, the share of it that the cores spent in trials, and the time of launching it again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -49,7 +50,7 @@ def overhead(folder: Path, trials: int) -> None:
     records = finished_in_order(folder / "trivial")
     gaps = [
         (later.finished_at - earlier.finished_at).total_seconds() - later.cost.wall_seconds
-        for earlier, later in zip(records, records[1:], strict=False)
+        for earlier, later in itertools.pairwise(records)
     ]
     own = [record.cost.wall_seconds for record in records[1:]]
     print(f"{len(records)} trivial trials, one after the other: {seconds:.1f} s from command to report")

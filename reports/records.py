@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Str
 from reports.storage import Storage
 
 THREADS = 16  # a storage far away answers slowly, but many at once
-RATES = ("top1", "top5", "probe_top1", "contrastive_accuracy")  # metrics that are shares of images, in [0, 1]
+RATES = ("top1", "top5", "contrastive_accuracy")  # metrics that are shares of images, in [0, 1]
 
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]

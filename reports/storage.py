@@ -29,6 +29,11 @@ class Storage:
                 "the storage is empty; expected a folder such as './runs' or a URL such as 's3://bucket/runs'"
             )
         if "://" in str(uri_or_path):
+            if "?" in str(uri_or_path):
+                raise ValueError(
+                    f"the storage URL {uri_or_path!r} has options after a question mark, which cannot be extended by "
+                    "file names; set them in the environment instead (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION)"
+                )
             self.filesystem, self._base = _filesystem_of(str(uri_or_path))
             self._prefix = str(uri_or_path).rstrip("/")
         else:

@@ -30,7 +30,7 @@ TEXTS = (
 INTEGERS = ("depth", "parameters", "labels", "head_depth", "head_layer", "seed", "images", "sessions", "workers")
 NUMBERS = (
     *("width", "label_fraction", "temperature", "distillation_weight"),
-    *("top1", "top5", "loss", "probe_top1", "contrastive_accuracy", "wall_seconds", "device_seconds", "train_flops"),
+    *("top1", "top5", "loss", "contrastive_accuracy", "wall_seconds", "device_seconds", "train_flops"),
 )
 TIMES = ("started_at", "finished_at")
 SETTINGS = ("stage", "head_depth", "head_layer", "temperature", "distillation_weight", "teacher_architecture")
@@ -182,7 +182,7 @@ def _row(chain: list[Record], variants: dict[str, str]) -> dict[str, Any]:
         "seed": spec.seed,
         "parent": spec.parent,
         "variant": _variant(chain, variants),
-        **{name: record.metrics.get(name) for name in ("top1", "top5", "loss", "probe_top1", "contrastive_accuracy")},
+        **{name: record.metrics.get(name) for name in ("top1", "top5", "loss", "contrastive_accuracy")},
         **record.cost.model_dump(),
         "device": record.resources.device,
         "workers": record.resources.workers,

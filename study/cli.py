@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from pathlib import Path
 
+from datasets.filesystem import absolute
 from reports.build import StudyInfo, write_report
 from reports.records import read_failures, read_records, record_ids
 from reports.storage import Storage
@@ -22,12 +22,12 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # `plan ... | head`
         sys.stderr.close()
         return 0
+    except (ValueError, OSError) as error:  # what is wrong with the input, or a storage or disk that fails
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; launch again to go on where it stopped", file=sys.stderr)
         return 130
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar="PATH=VALUE",
-            help="override one value of the study, any number of times",
+            help="override one value; may be repeated",
         )
         if name == "launch":
             added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command("shard", shard, "write a source's images as shards")
     added.add_argument("source", help="digits, cifar10, or a folder of class folders or of Parquet files")
     added.add_argument("destination", metavar="DEST", help="folder or URL of the shards")
-    added.add_argument("--label-seed", type=int, default=0, help="which labels are known first (0)")
+    added.add_argument("--label-seed", type=int, default=0, metavar="N", help="which labels are known first (0)")
+    added.add_argument("--train-limit", type=int, metavar="N", help="keep N training images, balanced over the classes")
+    added.add_argument("--test-limit", type=int, metavar="N", help="keep N test images, balanced over the classes")
     return parser
 
 
@@ -174,11 +176,16 @@ def shard(options: argparse.Namespace) -> int:
     from datasets.shards import write_shards
     from study.launch import ray_cluster
 
-    destination = options.destination if "://" in options.destination else str(Path(options.destination).resolve())
+    destination = absolute(options.destination)
     with ray_cluster(None):
-        manifest = write_shards(options.source, destination, label_seed=options.label_seed)
-    print(f"{destination}: {manifest.train_images:,} training images ({manifest.labelled_images:,} labelled), ", end="")
-    print(
-        f"{manifest.test_images:,} test images, {len(manifest.classes)} classes, fingerprint {manifest.fingerprint[:12]}"
-    )
+        manifest = write_shards(
+            options.source,
+            destination,
+            label_seed=options.label_seed,
+            train_limit=options.train_limit,
+            test_limit=options.test_limit,
+        )
+    labelled, test = f"{manifest.labelled_images:,}", f"{manifest.test_images:,}"
+    print(f"{destination}: {manifest.train_images:,} training images, {labelled} of them labelled, {test} test images")
+    print(f"{len(manifest.classes)} classes, fingerprint {manifest.fingerprint[:12]}")
     return 0

@@ -45,8 +45,8 @@ AXES_OF_STAGE: dict[Stage, tuple[str, ...]] = {
 class Data(Spec):
     """The images of a study.
 
-    `source` is a built-in set (`digits`, `cifar10`), a folder of images, of Parquet files or of shards; it says where the
-    images are and is no part of a trial's identity. `train_images` and `classes` are what the source is expected to
+    `source` is a built-in set (`digits`, `cifar10`), a folder of images, of Parquet files or of shards; it says where
+    the images are and is no part of a trial's identity. `train_images` and `classes` are what the source is expected to
     hold: a plan counts with them before anything is read, and a launch refuses a source that differs.
     """
 
@@ -55,7 +55,7 @@ class Data(Spec):
     image_size: int = Field(ge=4)
     train_images: int = Field(ge=1)
     classes: int = Field(ge=2)
-    label_seed: int = 0
+    label_seed: int = Field(default=0, ge=0)
     train_limit: int | None = Field(default=None, ge=1)
     test_limit: int | None = Field(default=None, ge=1)
 
@@ -63,8 +63,8 @@ class Data(Spec):
 class Rule(Spec):
     """Settings that differ for some cells: where every axis in `where` matches, the dotted paths in `set` apply.
 
-    Numbers match by equality, names by shell pattern (`*sk`), a list if any of its entries matches. `architecture` is the
-    one that the stage trains: the student in `distill`.
+    Numbers match by equality, names by shell pattern (`*sk`), a list if any of its entries matches. `architecture` is
+    the one that the stage trains: the student in `distill`.
     """
 
     where: dict[str, Scalar | list[Scalar]]
@@ -134,9 +134,10 @@ class Stages(Spec):
 class Execution(Spec):
     """How trials are executed; nothing here changes a result.
 
-    `workers` is a number, or numbers by architecture pattern with `default`. `per_worker` are Ray resources of one worker.
-    `checkpoint_seconds` is the interval of resumable checkpoints. `max_workers` caps the workers in flight on a cluster
-    that grows on demand; without it, the cap is what the cluster has at launch.
+    `workers` is a number, or numbers by architecture pattern with `default`; the stage `linear` always has one.
+    `per_worker` are Ray resources of one worker. `checkpoint_seconds` is the interval of resumable checkpoints.
+    `max_workers` caps the workers in flight on a cluster that grows on demand; without it, the cap is what the
+    cluster has at launch.
     """
 
     workers: int | dict[str, int] = 1
@@ -200,12 +201,17 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
         raise ValueError(f"no study file {path}{hint}")
     raw = _read_yaml(file)
     for override in overrides or []:
-        _apply_override(raw, override)
+        try:
+            _apply_override(raw, override)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {override!r}: the value is not valid YAML: {error}") from error
     return parse_study(raw, str(path))
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML mapping; with a key `base`, on top of the file of that name in the same folder."""
+    if file in above:
+        raise ValueError(f"{above[0]}: its `base` leads back to {file}")
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -214,7 +220,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} must hold a mapping with the keys {', '.join(Study.model_fields)}")
     if "base" not in raw:
         return raw
-    base = _read_yaml(file.parent / str(raw.pop("base")))
+    base = _read_yaml(file.parent / str(raw.pop("base")), (*above, file))
     return _merged(base, raw)
 
 
@@ -231,9 +237,8 @@ def parse_study(raw: dict[str, Any], where: str = "study") -> Study:
     """Validate a plain mapping into a `Study`; see `load_study` for the errors."""
     raw = dict(raw)
     if "grid" in raw:
-        raw["grid"] = [
-            _plain_grid(entry) for entry in (raw["grid"] if isinstance(raw["grid"], list) else [raw["grid"]])
-        ]
+        entries = raw["grid"] if isinstance(raw["grid"], list) else [raw["grid"]]
+        raw["grid"] = [_plain_grid(entry) for entry in entries]
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
@@ -263,6 +268,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         dotted = ".".join(keys[depth:])
         if keys[:depth] == ["grid"] and isinstance(node, list):
             for entry in node:  # an axis set on every grid of the study
+                if not isinstance(entry, dict):
+                    raise ValueError(f"`grid` has the entry {entry!r}, expected a mapping of axes to values")
                 entry[dotted] = yaml.load(text, _Loader)
             return
         if keys[:depth] == ["grid"] or depth == len(keys) - 1:
@@ -327,6 +334,8 @@ def _check_grid(study: Study, grid: Grid) -> None:
             near = difflib.get_close_matches(axis, known, n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(NAMED_AXES)}, or a stage's setting"
             raise ValueError(f"unknown grid axis `{axis}`; {hint} (a setting is written stage.path)")
+        else:
+            _check_setting(study, axis, values)
     for required in ("architecture", "label_fraction"):
         if required not in grid.axes:
             raise ValueError(f"every grid needs the axis `{required}`; found {', '.join(grid.axes)}")
@@ -337,9 +346,45 @@ def _check_grid(study: Study, grid: Grid) -> None:
     for layer in grid.axes.get("head_layer", [1]):
         if int(layer) > deepest:
             raise ValueError(
-                f"head_layer {layer} of a projection head with {deepest} layers does not exist (0 is the encoder output, "
-                f"{deepest} the head's output); write one grid per head_depth if the layers differ"
+                f"head_layer {layer} of a projection head with {deepest} layers does not exist (0 is the encoder "
+                f"output, {deepest} the head's output); write one grid per head_depth if the layers differ"
             )
+
+
+def _check_setting(study: Study, axis: str, values: list[Scalar]) -> None:
+    """Refuse an axis over a stage's setting that does not exist, or values that it cannot have."""
+    stage, _, path = axis.partition(".")
+    recipe = getattr(study.stages, stage)
+    for value in values:
+        plain = recipe.model_dump(mode="json")
+        set_path(plain, path, value, f"grid axis `{axis}`")
+        try:
+            type(recipe).model_validate(plain)
+        except ValidationError as error:
+            raise ValueError(f"grid axis `{axis}`: " + "; ".join(explain_errors(error, type(recipe)))) from None
+
+
+def set_path(plain: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Set a dotted path of a mapping that has it already.
+
+    Raises:
+        ValueError: there is no such path; the nearest key is named.
+    """
+    node: Any = plain
+    *parents, last = path.split(".")
+    for key in parents:
+        node = _below(node, key, path, where)
+    _below(node, last, path, where)
+    node[last] = value
+
+
+def _below(node: Any, key: str, path: str, where: str) -> Any:
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    known = list(node) if isinstance(node, dict) else []
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known) or 'nothing below it'}"
+    raise ValueError(f"{where}: no setting `{path}`; {hint}")
 
 
 def _check_axis(axis: str, values: list[Scalar]) -> None:

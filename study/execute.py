@@ -24,13 +24,16 @@ from study.failures import note_error
 from study.progress import clear_progress, write_progress
 from study.trial import parse_trial
 from trainables.architecture import encoder_parameters, parse_architecture
-from trainables.context import Context, HistoryRow
+from trainables.context import Context
 from trainables.spec import Spec
 from trainables.stage import Assignment, Outcome
 from trainables.stages import run_stage
 
 PROGRESS_SECONDS = 5.0
 """A running trial says how far it is this often, in `progress.json` beside its checkpoints."""
+
+CONTROLLER_FAILURES = 3
+"""Ray Train asks for its workers this often before the trial fails; by default it would ask for ever."""
 
 TRAINING_SHARE = 0.9
 """Of each CPU that a worker asks for, this share is booked for training and the rest left to the tasks that read its
@@ -59,6 +62,9 @@ def run_trial(config: dict[str, Any]) -> None:
     A failure is written beside the trial's checkpoints and raised again, so that it fails alone.
     """
     job = Job.model_validate(config["job"])
+    if Storage(job.storage).exists("records", f"{job.id}.json"):  # another launch on the same storage was faster
+        tune.report({"finished": 1})
+        return
     try:
         if job.workers == 1:
             run_worker(job.model_dump())
@@ -72,8 +78,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def run_workers(job: Job) -> None:
-    """Train with several workers: DDP by Ray Train, which asks for their resources itself, beside this process's sliver."""
-    use_gpu = "GPU" in job.per_worker
+    """Train with several workers: DDP by Ray Train, which books their resources beside this process's sliver."""
+    use_gpu, storage = "GPU" in job.per_worker, Storage(job.storage)
     trainer = ray.train.torch.TorchTrainer(
         run_worker,
         train_loop_config=job.model_dump(),
@@ -81,9 +87,14 @@ def run_workers(job: Job) -> None:
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.workers, use_gpu=use_gpu, resources_per_worker=booked(job.per_worker)
         ),
-        run_config=ray.train.RunConfig(name=job.id, storage_path=Storage(job.storage).uri("ray")),
+        run_config=ray.train.RunConfig(
+            name=job.id,
+            storage_path=storage.uri("ray"),
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),  # type: ignore[call-arg]
+        ),
     )
     trainer.fit()
+    storage.delete("ray", job.id)
 
 
 def booked(per_worker: dict[str, float]) -> dict[str, float]:
@@ -114,6 +125,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     if context.rank == 0:
         wall = time.monotonic() - started + outcome.progress.resumed_seconds
         write_record(storage, _record(job, assignment, outcome, context, started_at, wall))
+        context.delete_checkpoint()
         clear_failure(storage, job.id)
         clear_progress(storage, job.id)
 
@@ -121,7 +133,8 @@ def run_worker(plain_job: dict[str, Any]) -> None:
 def _context(job: Job, storage: Storage) -> Context:
     """The context of this worker: rank and device from Ray Train if it runs here, else one process."""
     distributed = torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if distributed else 0
+    rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+    assert world_size == job.workers, f"{world_size} ranks for {job.workers} workers"
     if "GPU" in job.per_worker:
         device = ray.train.torch.get_device() if distributed else torch.device("cuda")
     else:
@@ -129,23 +142,23 @@ def _context(job: Job, storage: Storage) -> Context:
     return Context(
         folder=storage.uri("checkpoints", job.id),
         rank=rank,
-        world_size=job.workers,
+        world_size=world_size,
         device=device,
         checkpoint_seconds=job.checkpoint_seconds,
-        report=_progress_writer(job, storage) if rank == 0 else lambda progress: None,
+        report=_progress_writer(job, storage) if rank == 0 else lambda share: None,
     )
 
 
-def _progress_writer(job: Job, storage: Storage) -> Callable[[HistoryRow], None]:
+def _progress_writer(job: Job, storage: Storage) -> Callable[[float], None]:
     """A report function that writes how far the trial is: at once, and then at most every `PROGRESS_SECONDS`."""
     write_progress(storage, job.id, 0.0)
     written_at = time.monotonic()
 
-    def report(row: HistoryRow) -> None:
+    def report(share: float) -> None:
         nonlocal written_at
         if time.monotonic() - written_at >= PROGRESS_SECONDS:
             written_at = time.monotonic()
-            write_progress(storage, job.id, row["step"] / row["last_step"])
+            write_progress(storage, job.id, share)
 
     return report
 

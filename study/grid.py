@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from study.config import AXES_OF_STAGE, Grid, Rule, Scalar, Study, explain_errors
+from study.config import AXES_OF_STAGE, Grid, Rule, Scalar, Study, explain_errors, set_path
 from study.trial import DataIdentity, TrialSpec
 from trainables.spec import SETTINGS, Settings, Stage
 
@@ -35,8 +36,8 @@ class Trials:
 def expand(study: Study) -> Trials:
     """All trials of a study, duplicates merged.
 
-    A cell needs one training of each of its stages and of their parents; `Trials.naive` counts them as if every cell ran
-    its own.
+    A cell needs one training of each of its stages and of their parents; `Trials.naive` counts them as if every cell
+    ran its own.
 
     Raises:
         ValueError: a rule or an axis that sets what does not exist, or a value out of range for its stage.
@@ -124,11 +125,11 @@ class _Expansion:
             plain = recipe.model_dump(mode="json", exclude={"when", "student", "teacher", "self_temperature"})
             for index in matching:
                 for path, value in recipe.when[index].set.items():
-                    _set_path(plain, path, value, f"stages.{stage}.when")
+                    set_path(plain, path, value, f"stages.{stage}.when")
             for axis, value in own:
                 path = axis.partition(".")[2]
                 if path not in ("student", "teacher", "self_temperature"):
-                    _set_path(plain, path, value, "grid")
+                    set_path(plain, path, value, "grid")
             if stage == "distill" and plain["images"] == "all" and plain["distillation_weight"] == 1:
                 dynamic = {**dynamic, "label_fraction": None}  # Eq. 2 over all images reads no label
             self.settings[key] = _validated(stage, {**plain, **dynamic})
@@ -164,19 +165,9 @@ def _check_rules(study: Study) -> None:
         for rule in getattr(study.stages, stage).when:
             for axis in rule.where:
                 if axis not in AXES_OF_STAGE[stage]:
-                    known = ", ".join(AXES_OF_STAGE[stage])
-                    raise ValueError(f"stages.{stage}.when: axis `{axis}` does not change this stage; known: {known}")
-
-
-def _set_path(plain: dict[str, Any], path: str, value: Scalar, where: str) -> None:
-    """Set a dotted path of a recipe; the path must exist."""
-    node = plain
-    *parents, last = path.split(".")
-    for key in parents:
-        node = node.get(key, {})
-    if not isinstance(node, dict) or last not in node:
-        raise ValueError(f"{where}: no setting `{path}` here; known: {', '.join(node or plain)}")
-    node[last] = value
+                    near = difflib.get_close_matches(axis, AXES_OF_STAGE[stage], n=1, cutoff=0.5)
+                    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(AXES_OF_STAGE[stage])}"
+                    raise ValueError(f"stages.{stage}.when: axis `{axis}` does not change this stage; {hint}")
 
 
 def _validated(stage: Stage, plain: dict[str, Any]) -> Settings:

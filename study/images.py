@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datasets.filesystem import absolute, is_local
 from datasets.manifest import has_manifest, read_manifest
 from datasets.schema import Manifest
 from datasets.splits import labelled_rows
@@ -11,6 +12,8 @@ from reports.storage import Storage
 from study.config import Data, Study
 from study.plan import ExpectedImages
 from study.trial import DataIdentity
+
+BUILT_IN = ("digits", "cifar10")
 
 
 class ShardedImages:
@@ -26,8 +29,8 @@ class ShardedImages:
 
 def shards_of(data: Data, storage: Storage) -> str:
     """Where a study's shards are, or will be: its source if that holds shards already, else a folder of the storage."""
-    source = data.source if "://" in data.source else str(Path(data.source).resolve())
-    if has_manifest(source):
+    source = absolute(data.source)
+    if data.source not in BUILT_IN and has_manifest(source):
         return source
     return storage.uri("data", DataIdentity.of(data).folder())
 
@@ -86,19 +89,25 @@ def check_source(study: Study, storage: Storage) -> None:
     if signature != manifest.source_signature:
         raise ValueError(
             f"the data set {study.data.name!r} changed: {study.data.source} is no longer what was sharded from "
-            f"{manifest.source} into {shards}. Restore it, or give the changed images another data.name: results of both "
-            "must not be mixed"
+            f"{manifest.source} into {shards}. Restore it, or give the changed images another data.name: results "
+            "of both must not be mixed"
         )
 
 
 def source_is_here(data: Data, shards: str) -> bool:
     """Whether the source can be compared with its shards: it is not the shards themselves, and it exists."""
-    if data.source in ("digits", "cifar10"):
+    if data.source in BUILT_IN:
         return True
-    return "://" not in data.source and Path(data.source).exists() and str(Path(data.source).resolve()) != shards
+    return is_local(data.source) and absolute(data.source) != shards and Path(absolute(data.source)).exists()
 
 
 def _check_expectations(data: Data, manifest: Manifest, shards: str) -> None:
+    for key in ("label_seed", "train_limit", "test_limit"):
+        if getattr(manifest, key) != getattr(data, key):
+            raise ValueError(
+                f"the shards in {shards} were made with {key} {getattr(manifest, key)}, the study asks for "
+                f"{getattr(data, key)}: correct data.{key}, or shard the images again into another folder"
+            )
     expected = min(data.train_images, data.train_limit or data.train_images)
     for what, found, wanted, key in (
         ("training images", manifest.train_images, expected, "train_images"),

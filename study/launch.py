@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from reports.storage import Storage
 from study.config import Study
 from study.failures import note_death
 from study.images import ShardedImages, check_source, find_images, make_images
-from study.plan import Plan, PlannedTrial, make_plan
+from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.trial import canonical_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,7 @@ class Launched:
 def launch(study: Study, storage: Storage, address: str | None, display: Any) -> Launched:
     """Run what is missing; launching again resumes.
 
-    Everything that can be wrong with the study is found before a trial starts. `display` is told of the searcher's states.
+    Everything that can be wrong with the study is found before a trial starts.
 
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
@@ -50,11 +51,12 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
     storage.check_writable()
     check_source(study, storage)
     images = find_images(study, storage)
-    if isinstance(images, ShardedImages):
-        plan = finished_plan(study, storage, images)
-        if not plan.missing():
-            return Launched(plan, {}, [])
+    plan = finished_plan(study, storage, images)
+    if not plan.missing():
+        return Launched(plan, {}, [])
     with ray_cluster(address):
+        if address is not None:
+            check_storage_is_shared(storage)
         if not isinstance(images, ShardedImages):
             display.say(f"sharding {study.data.source} for {study.name}")
         images = make_images(study, storage)
@@ -65,7 +67,7 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
     return Launched(plan, {failure.id: failure for failure in failures}, skipped)
 
 
-def finished_plan(study: Study, storage: Storage, images: ShardedImages) -> Plan:
+def finished_plan(study: Study, storage: Storage, images: ShardedImages | ExpectedImages) -> Plan:
     """The plan with its finished trials, each checked to be the result of this very specification and data.
 
     Raises:
@@ -77,7 +79,7 @@ def finished_plan(study: Study, storage: Storage, images: ShardedImages) -> Plan
         listed = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
         raise ValueError(f"these records cannot be read; delete or restore them:\n{listed}")
     for record in records:
-        if record.data.fingerprint != images.manifest.fingerprint:
+        if isinstance(images, ShardedImages) and record.data.fingerprint != images.manifest.fingerprint:
             raise ValueError(
                 f"the data set {study.data.name!r} changed under this study: the record of {record.id} is of data with "
                 f"fingerprint {record.data.fingerprint[:12]}, the shards in {images.shards} have "
@@ -90,27 +92,44 @@ def finished_plan(study: Study, storage: Storage, images: ShardedImages) -> Plan
     return plan
 
 
+SETTINGS_OF_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # workers are polled, and their end is seen at the next poll
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
+}
+NOT_UPLOADED = ["/runs/", "/.*/", "/build/", "__pycache__/"]
+
+
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
-    """Ray for the time of a launch: a private one on this machine, or the cluster at `address`."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
-    )  # workers are polled, and reports wait for the poll
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a box even at verbose=0
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # storage holds the truth, in records
+    """Ray for the time of a launch: a private one on this machine, or the cluster at `address`.
+
+    Raises:
+        ValueError: no cluster at the address, or an address of Ray Client, in which a study cannot be driven.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise ValueError(
+            f"--address {address}: a study is driven from inside its cluster; run the launch on the head node with "
+            "--address auto (`ray exec cluster.yaml ...`), or submit it as a Ray job"
+        )
+    for name, value in SETTINGS_OF_RAY.items():
+        os.environ.setdefault(name, value)
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private, and bound to the loopback address
     import ray
     import ray.data
 
-    quiet = functools.partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
-    if address is None:
-        quiet(num_cpus=os.cpu_count(), include_dashboard=False)
-    else:
-        excludes = ["/runs/", "/.venv/", "/.git/", "/build/"]
-        quiet(address=address, runtime_env={"working_dir": str(ROOT), "excludes": excludes})
+    start = functools.partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        if address is None:
+            start(address="local", include_dashboard=False)
+        else:
+            uploaded = {"working_dir": str(ROOT), "excludes": NOT_UPLOADED, "env_vars": SETTINGS_OF_RAY}
+            start(address=address, runtime_env=uploaded)
+    except ConnectionError as error:
+        raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); is it up?") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
@@ -119,9 +138,35 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_storage_is_shared(storage: Storage) -> None:
+    """Refuse a storage on this machine's disk if the cluster's other nodes do not see it.
+
+    Raises:
+        ValueError: a node does not find the file that was written here.
+    """
+    if not storage.is_local:
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = f"shared-{uuid.uuid4().hex}"
+    storage.write_bytes(b"", token)
+    try:
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        sees: Any = ray.remote(num_cpus=0)(lambda root: Storage(root).exists(token))
+        for node in nodes:
+            pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            if not ray.get(pinned.remote(storage.root)):
+                raise ValueError(
+                    f"the storage {storage.root} is not seen by every node of the cluster; "
+                    "give a shared folder or a URL such as s3://bucket/runs"
+                )
+    finally:
+        storage.delete(token)
+
+
 def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any) -> list[str]:
     """Run every missing trial of a plan; returns the ids that were skipped because a parent failed."""
-    import ray
     from ray import tune
 
     from study.execute import run_trial
@@ -129,7 +174,7 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any) 
 
     execution, launched_at = plan.study.execution, datetime.now(UTC)
     commit, dirty = git_state()
-    max_workers = _worker_slots(plan, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    max_workers = worker_slots(plan)
     searcher = GraphSearcher(
         plan,
         make_config=lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)},
@@ -157,7 +202,7 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any) 
             ),
             run_config=tune.RunConfig(
                 name="study",
-                storage_path=scratch if storage.is_local else storage.uri("ray"),
+                storage_path=scratch,  # trials report no files, so only this process writes there
                 verbose=0,
                 callbacks=[callback],
             ),
@@ -208,21 +253,26 @@ def _booked_by_trial(per_worker: dict[str, float]) -> dict[str, float]:
     return {"CPU": 0.0, **booked(per_worker)}
 
 
-def _worker_slots(plan: Plan, cluster: dict[str, float]) -> int:
-    """How many workers may be in flight: the study's cap, else as many as the cluster has room for now.
+def worker_slots(plan: Plan) -> int:
+    """How many workers may be in flight: the study's cap, else as many as the nodes have room for now.
 
     Raises:
         ValueError: a trial asks for more workers than there may ever be.
     """
+    import ray
+
     execution = plan.study.execution
-    room = min(int(cluster.get(name, 0.0) // amount) for name, amount in execution.per_worker.items())
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    room = sum(
+        min(int(node.get(name, 0.0) // amount) for name, amount in execution.per_worker.items()) for node in nodes
+    )
     slots = room if execution.max_workers is None else execution.max_workers
     widest = max(plan.missing().values(), key=lambda trial: trial.workers)
     if widest.workers > slots:
-        has = ", ".join(f"{name}: {cluster.get(name, 0):g}" for name in execution.per_worker)
+        has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in execution.per_worker) for node in nodes)
         raise ValueError(
             f"{widest.id} asks for {widest.workers} workers of {execution.per_worker}, but there is room for {slots} "
-            f"(the cluster has {has}); lower execution.workers or execution.per_worker, launch on a bigger cluster, "
+            f"(the nodes have {has}); lower execution.workers or execution.per_worker, launch on a bigger cluster, "
             "or set execution.max_workers for a cluster that grows on demand"
         )
     return slots

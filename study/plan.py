@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
+
 from study.config import Execution, Study
 from study.grid import expand
 from study.trial import TrialSpec
 from trainables.architecture import (
+    PROJECTION_DIM,
     Architecture,
     encoder_parameters,
     feature_dim,
@@ -20,7 +24,7 @@ from trainables.architecture import (
     head_flops,
     parse_architecture,
 )
-from trainables.schedule import total_steps
+from trainables.schedule import learning_rate_at, total_steps
 from trainables.spec import STAGES, DistillSettings, FinetuneSettings, LinearSettings, PretrainSettings, Stage
 
 
@@ -46,7 +50,7 @@ class ExpectedImages:
         return cls(min(data.train_images, data.train_limit or data.train_images), data.classes)
 
     def labelled(self, label_fraction: float) -> int:
-        return max(self.classes, round(label_fraction * self.train_images))
+        return max(self.classes, math.ceil(label_fraction * self.train_images))
 
 
 @dataclass(frozen=True)
@@ -110,15 +114,19 @@ def _planned(
 ) -> PlannedTrial:
     optimization = spec.settings.optimization
     rows = training_rows(spec, images)
-    workers = workers_of(execution, spec.architecture)
+    workers = 1 if spec.stage == "linear" else workers_of(execution, spec.architecture)
     batch = optimization.global_batch_size
     if batch % workers:
         raise ValueError(f"{id}: global_batch_size {batch} is not a multiple of its {workers} workers")
     if spec.stage == "pretrain" and batch > images.train_images:
         raise ValueError(
-            f"{id}: global_batch_size {batch} exceeds the {images.train_images} training images: an image would be its own "
-            "negative; lower stages.pretrain.optimization.global_batch_size"
+            f"{id}: global_batch_size {batch} exceeds the {images.train_images} training images: an image would be its "
+            "own negative; lower stages.pretrain.optimization.global_batch_size"
         )
+    try:
+        learning_rate_at(0, rows=rows, optimization=optimization)
+    except ValueError as error:
+        raise ValueError(f"{id}: {error}") from None
     steps = total_steps(rows, optimization.epochs, batch)
     return PlannedTrial(
         id=id,
@@ -149,7 +157,8 @@ def _architecture(name: str) -> Architecture:
 def _forward(name: str, image_size: int, classes: int, head_depth: int, head_layers: int) -> float:
     """Operations of one image's forward pass: encoder, projection layers, linear layer (if `classes`)."""
     architecture = _architecture(name)
-    width = feature_dim(architecture)
+    whole_head = 0 < head_layers == head_depth
+    width = PROJECTION_DIM if whole_head else feature_dim(architecture)
     head = head_flops(architecture, head_depth, head_layers) if head_layers else 0
     return forward_flops(architecture, image_size) + head + 2 * width * classes
 
@@ -192,7 +201,10 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         yield f"question {' '.join(study.question.split())}"
     yield f"data     {study.data.name}: {study.data.train_images:,} training images, {study.data.classes} classes"
     total_naive, total = sum(plan.naive.values()), len(plan.trials)
-    yield f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, {total:,} with shared ones merged"
+    yield (
+        f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, "
+        f"{total:,} with shared ones merged"
+    )
     yield ""
     yield f"{'stage':<12}{'naive':>8}{'trials':>8}{'finished':>10}{'train FLOPs':>14}{'to do':>14}"
     for stage in STAGES:
@@ -234,29 +246,38 @@ def count(number: float) -> str:
 def drift(plan: Plan, finished: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
     """For each unfinished trial that differs from a finished one in at most two settings: what differs.
 
-    `finished` are the specifications of the storage's records. Parents' ids are not compared: they follow from their
-    own settings.
+    `finished` are the specifications of the storage's records; those of the plan's own trials do not count. Parents'
+    ids are not compared: they follow from their own settings.
     """
-    flat = [(spec, _flatten(spec)) for spec in finished]
-    by_stage: dict[str, list[dict[str, Any]]] = {}
-    for spec, fields in flat:
-        by_stage.setdefault(str(spec["stage"]), []).append(fields)
-    planned = [_flatten(trial.spec.plain()) for trial in plan.trials.values()]
+    planned = {id: _flatten(trial.spec.plain()) for id, trial in plan.trials.items()}
+    own = {frozenset(fields.items()) for fields in planned.values()}
+    others = {frozenset(fields.items()): fields for fields in map(_flatten, finished)}
     explained: dict[str, list[str]] = {}
-    for trial in plan.missing().values():
-        mine = _flatten(trial.spec.plain())
-        best: list[str] | None = None
-        for other in by_stage.get(trial.spec.stage, []):
-            if other in planned:
-                continue
+    for stage in STAGES:
+        known = [fields for key, fields in others.items() if fields["stage"] == stage and key not in own]
+        missing = [id for id, trial in plan.missing().items() if known and trial.spec.stage == stage]
+        for id, other in zip(missing, _nearest([planned[id] for id in missing], known), strict=True):
+            mine = planned[id]
             changes = [
                 f"{key} {other.get(key)} -> {mine.get(key)}" for key in mine | other if other.get(key) != mine.get(key)
             ]
-            if changes and len(changes) <= 2 and (best is None or len(changes) < len(best)):
-                best = changes
-        if best:
-            explained[trial.id] = best
-    return explained
+            if 1 <= len(changes) <= 2:
+                explained[id] = changes
+    return {id: explained[id] for id in plan.trials if id in explained}
+
+
+def _nearest(wanted: list[dict[str, Any]], known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For each of `wanted`, the first of `known` that differs from it in the fewest fields."""
+    names = sorted({name for fields in (*wanted, *known) for name in fields})
+    codes: dict[tuple[str, Any], int] = {}  # a number for each value met: big plans make millions of comparisons
+
+    def encode(fields: dict[str, Any]) -> list[int]:
+        return [codes.setdefault((name, fields.get(name)), len(codes)) for name in names]
+
+    table = np.array([encode(fields) for fields in known]).T.copy()
+    for fields in wanted:
+        differences = (table != np.array(encode(fields))[:, None]).sum(0)
+        yield known[int(differences.argmin())]
 
 
 def _flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from reports.storage import Storage
 
-FRESH_SECONDS = 60.0
-"""A trial that has not written for so long is taken to be interrupted, not running."""
+FRESH_SECONDS = 120.0
+"""A trial that has not written for so long is taken to be interrupted, not running: longer than an evaluation takes."""
 
 
 @dataclass(frozen=True)

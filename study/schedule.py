@@ -34,7 +34,6 @@ class GraphSearcher(Searcher):
         self.has_record = has_record
         self.max_workers = max_workers
         self.states: dict[str, State] = {id: "done" if id in plan.finished else "waiting" for id in plan.trials}
-        self.progress: dict[str, float] = {}  # share of the steps done, of running trials
         self.ids: dict[str, str] = {}  # Tune's trial id -> ours
         self.order = sorted(self.missing(), key=self._urgency(), reverse=True)
 
@@ -59,12 +58,10 @@ class GraphSearcher(Searcher):
         return None if waiting else str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if "share" in result:
-            self.progress[self.ids[trial_id]] = result["share"]
+        """Trials report once, at their end."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         id = self.ids[trial_id]
-        self.progress.pop(id, None)
         self.states[id] = "done" if self.has_record(id) else "failed"
         if self.states[id] == "failed":
             self._skip_children(id)

@@ -179,6 +179,7 @@ def test_pretraining_curves_keep_first_and_last_step() -> None:
     figure = pretraining_curves(history(RECORDS, "pretrain"))
     assert len(figure.data) == 6
     assert (figure.data[0].x[0], figure.data[0].x[-1]) == (0, 1000)
+    assert figure.data[0].y[0] == pytest.approx(7, abs=0.1), "the contrastive loss alone, without the probe's"
     assert sum(trace.showlegend for trace in figure.data) == 3
 
 

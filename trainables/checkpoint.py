@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import uuid
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.fs
 import torch
+
+from datasets.filesystem import open_filesystem
 
 State = dict[str, Any]
 
@@ -19,10 +22,10 @@ def save_state(uri: str, state: State) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+    filesystem, path = open_filesystem(uri)
     local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
     filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
-    target = f"{path}.partial" if local else path
+    target = f"{path}.{uuid.uuid4().hex}" if local else path
     with filesystem.open_output_stream(target) as stream:
         stream.write(buffer.getbuffer())
     if local:
@@ -31,7 +34,7 @@ def save_state(uri: str, state: State) -> None:
 
 def load_state(uri: str) -> State | None:
     """Read what `save_state` wrote, on the CPU; None if there is no such file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+    filesystem, path = open_filesystem(uri)
     if filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
         return None
     with filesystem.open_input_file(path) as stream:
@@ -41,6 +44,6 @@ def load_state(uri: str) -> State | None:
 
 def delete_state(uri: str) -> None:
     """Delete a checkpoint if it is there."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+    filesystem, path = open_filesystem(uri)
     if filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound:
         filesystem.delete_file(path)

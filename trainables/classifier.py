@@ -19,7 +19,7 @@ from trainables.resnet import Encoder
 from trainables.views import eval_view
 
 CANVAS = 4
-"""Images are decoded to at most this many times the training size on their longer side, which bounds a batch's memory."""
+"""Longer sides of images are decoded to at most this many times the training size, which bounds a batch's memory."""
 
 EVAL_BATCH_SIZE = 256
 

@@ -10,10 +10,8 @@ import torch
 
 from trainables.checkpoint import State, delete_state, load_state, save_state
 
-HistoryRow = dict[str, float]
 
-
-def _ignore(row: HistoryRow) -> None:
+def _ignore(share: float) -> None:
     """Report to nobody: a stage run in a test, a notebook or on one device without Ray."""
 
 
@@ -21,8 +19,8 @@ def _ignore(row: HistoryRow) -> None:
 class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
 
-    `folder` is the URI of the trial's checkpoint folder. `report` is called on every rank at the same steps with the
-    numbers of the history's newest row.
+    `folder` is the URI of the trial's checkpoint folder. `report` is called on every rank after every step with the
+    share of the steps that are done, in (0, 1].
     """
 
     folder: str
@@ -30,7 +28,7 @@ class Context:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     checkpoint_seconds: float = 120.0
-    report: Callable[[HistoryRow], None] = _ignore
+    report: Callable[[float], None] = _ignore
     _saved_at: float = field(default_factory=time.monotonic)
 
     def latest_checkpoint(self) -> State | None:
@@ -46,7 +44,10 @@ class Context:
         self._saved_at = time.monotonic()
 
     def save_model(self, state: State) -> None:
-        """Keep the trained model, from which children start, and drop the checkpoint that it makes useless."""
+        """Keep the trained model, from which children start."""
         if self.rank == 0:
             save_state(f"{self.folder}/model.pt", state)
-            delete_state(f"{self.folder}/latest.pt")
+
+    def delete_checkpoint(self) -> None:
+        """Drop the latest checkpoint, which the trial's record makes useless."""
+        delete_state(f"{self.folder}/latest.pt")

@@ -1,7 +1,8 @@
-"""Stage `distill`: a student from scratch learns a fixed teacher's predictions (Eq. 2) and, if asked, labels (Eq. 3)."""
+"""Stage `distill`: a student from scratch learns a teacher's predictions (Eq. 2) and, if asked, labels (Eq. 3)."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,10 +25,15 @@ class Student(nn.Module):
         self.settings = settings
 
     def forward(self, images: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (n, 3, S, S), the teacher's logits (n, classes) of the same images, labels (n,) -> loss and metrics."""
+        """Images (n, 3, S, S), the teacher's logits (n, classes) of them and labels (n,) -> loss and metrics."""
         logits = self.classifier(images)
         loss = combined_distillation_loss(
-            logits, teacher_logits, labels, self.settings.temperature, self.settings.distillation_weight
+            logits,
+            teacher_logits,
+            labels,
+            self.settings.temperature,
+            self.settings.distillation_weight,
+            self.settings.scale_by_temperature_squared,
         )
         agreement = (logits.argmax(1) == teacher_logits.argmax(1)).to(logits.dtype).mean()
         return loss, {"teacher_agreement": agreement.detach()}
@@ -49,11 +55,12 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     module = Student(classifier, settings).to(context.device, dtype)
     one_view = assignment.views(1, settings.augmentation, optimization, context)
     labelled = 0 if settings.label_fraction is None else assignment.labelled_rows(settings.label_fraction)
-    known = torch.from_numpy(train_ids(assignment.shards, assignment.manifest, labelled))
+    known = torch.from_numpy(np.sort(train_ids(assignment.shards, assignment.manifest, labelled)))
 
     def inputs(batch: Batch) -> tuple[Tensor, ...]:
         views, labels = one_view(batch)
-        labels = labels.masked_fill(~torch.isin(batch.ids, known).to(context.device), UNLABELLED)
+        hidden = torch.searchsorted(known, batch.ids) == torch.searchsorted(known, batch.ids, right=True)
+        labels = labels.masked_fill(hidden.to(context.device), UNLABELLED)
         with torch.no_grad(), autocast(optimization, context.device):
             teacher_logits = teacher(views[0])
         return views[0], teacher_logits, labels

@@ -1,4 +1,4 @@
-"""Stage `finetune`: encoder and the first layers of the projection head, trained on on the labelled images."""
+"""Stage `finetune`: encoder and the first layers of the projection head, trained further on the labelled images."""
 
 from __future__ import annotations
 

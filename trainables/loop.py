@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.batches import Batch
-from trainables.context import Context, HistoryRow
+from trainables.context import Context
 from trainables.lars import LARS, parameter_groups
 from trainables.schedule import learning_rate_at, total_steps
 from trainables.spec import Optimization
@@ -24,6 +24,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.
 
 HISTORY_ROWS = 100
 """A history has at most about this many rows, evenly spaced."""
+
+
+HistoryRow = dict[str, float]
 
 
 class BatchStream(Protocol):
@@ -37,8 +40,8 @@ class Task:
     """What a stage asks the loop to train.
 
     `module(*inputs(batch))` returns this rank's mean loss (a scalar) and a dictionary of scalar metrics; the mean over
-    ranks is the global loss. `rows` is the number of training rows that one epoch passes over. `adapt_classifier` lets LARS
-    adapt and decay the linear classifier like any kernel, as the official distillation does.
+    ranks is the global loss. `rows` is the number of training rows that one epoch passes over. `adapt_classifier` lets
+    LARS adapt and decay the linear classifier like any kernel, as the official distillation does.
     """
 
     module: nn.Module
@@ -93,9 +96,9 @@ def train(task: Task, context: Context) -> Progress:
             progress.images += optimization.global_batch_size
             _accumulate(progress, metrics)
             if progress.step % every == 0 or progress.step == last:
-                row = _history_row(progress, task, rate, context)
-                context.report({**row, "last_step": last})
-            if context.checkpoint_due() and progress.step < last:
+                progress.history.append(_history_row(progress, task, rate, context))
+            context.report(progress.step / last)
+            if context.checkpoint_due() or (progress.step == last and context.rank == 0):
                 progress.seconds = time.monotonic() - started
                 context.save_checkpoint(_state(task.module, optimizer, progress))
     progress.seconds = time.monotonic() - started
@@ -141,7 +144,8 @@ def _update(
     value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteLossError(
-            f"the loss is {value} at step {step} (learning rate {rate:g}); lower learning_rate, or lengthen warmup_epochs"
+            f"the loss is {value} at step {step} (learning rate {rate:g}); "
+            "lower learning_rate, or lengthen warmup_epochs"
         )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -171,7 +175,6 @@ def _history_row(progress: Progress, task: Task, rate: float, context: Context) 
         "learning_rate": rate,
         **dict(zip(names, means.tolist(), strict=True)),
     }
-    progress.history.append(row)
     progress.sums = {}
     progress.summed_steps = 0
     return row
@@ -197,6 +200,8 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, context: Contex
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(**state["progress"])
+        if context.world_size > 1:  # the running means are rank 0's; the other ranks' are lost
+            progress.sums, progress.summed_steps = {}, 0
     progress.resumed_seconds = progress.seconds
     progress.sessions += 1
     return progress

@@ -91,7 +91,12 @@ def distillation_loss(
 
 
 def combined_distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, distillation_weight: float
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float,
+    distillation_weight: float,
+    scale_by_temperature_squared: bool = False,
 ) -> Tensor:
     """Labels and teacher together (Eq. 3), for logits (n, classes) and labels (n,), -1 for unlabelled rows.
 
@@ -99,7 +104,7 @@ def combined_distillation_loss(
      + a * sum over all rows of the cross-entropy with the teacher at `temperature`] / n, with a = distillation_weight.
     Both sums are divided by all rows, so a mean over ranks of equally many rows is the global loss.
     """
-    distilled = distillation_loss(student_logits, teacher_logits, temperature)
+    distilled = distillation_loss(student_logits, teacher_logits, temperature, scale_by_temperature_squared)
     supervised = F.cross_entropy(_wide(student_logits), labels, ignore_index=UNLABELLED, reduction="sum") / len(labels)
     return (1 - distillation_weight) * supervised + distillation_weight * distilled
 
@@ -107,7 +112,7 @@ def combined_distillation_loss(
 def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of logits (n, classes) with labels (n,), mean over the labelled rows of all ranks (-1: unlabelled).
 
-    Ranks may hold different numbers of labelled rows: each rank's sum is divided by the mean number over ranks. NaN
+    Ranks may hold different numbers of labelled rows: each rank's sum is divided by the mean number over ranks. 0
     when no rank has a labelled row.
     """
     total = F.cross_entropy(

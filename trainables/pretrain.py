@@ -42,7 +42,10 @@ class Pretraining(nn.Module):
 
 
 def run(assignment: Assignment, context: Context) -> Outcome:
-    """Pretrain on every training image; `top1` and `top5` of the record are the online probe's on the test split."""
+    """Pretrain on every training image; `top1` and `top5` of the record are the online probe's on the test split.
+
+    `contrastive_accuracy` is the mean over the last steps of training that the history's last row covers.
+    """
     settings = assignment.settings
     assert isinstance(settings, PretrainSettings)
     optimization = settings.optimization
@@ -60,5 +63,6 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     progress = train(Task(module, inputs, stream, rows, optimization), context)
     probe = nn.Sequential(module.encoder, module.probe)
     metrics = evaluate(probe, assignment.shards, assignment.image_size, context, dtype)
+    metrics["contrastive_accuracy"] = progress.history[-1]["contrastive_accuracy"]
     context.save_model({"head_depth": settings.head_depth, "module": module.state_dict()})
     return Outcome(metrics, progress, 1.0 if assignment.manifest.labelled_images else None, count_parameters(module))

@@ -1,7 +1,7 @@
 """What determines the result of one training: the typed, frozen settings of every stage.
 
 Pure data without torch, so that a plan of thousands of trials is made in a second. Everything here changes a result and
-enters a trial's id; how a trial is executed (workers, devices, checkpoint interval) is `study.config.Resources`.
+enters a trial's id; how a trial is executed (workers, devices, checkpoint interval) is `study.config.Execution`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Optimization(Spec):
     """Optimizer, durations and learning-rate schedule of one training.
 
     `epochs` are passes over the rows that the stage trains on; they become steps only in `schedule.total_steps`.
-    The peak learning rate is `learning_rate` x sqrt(global_batch_size) ("sqrt"), x global_batch_size / 256 ("linear"), or
-    itself ("none"): Chen et al. 2020, section 3.1, and appendix B.1 of SimCLR.
+    The peak learning rate is `learning_rate` x sqrt(global_batch_size) ("sqrt"), x global_batch_size / 256 ("linear"),
+    or itself ("none"): section 3.1, and the official code.
     """
 
     optimizer: Literal["lars", "sgd"] = "lars"  # sgd has Nesterov momentum
@@ -45,8 +45,9 @@ class Optimization(Spec):
 class Augmentation(Spec):
     """Random views of an image; the defaults are those of fine-tuning and distillation: crop and flip.
 
-    `crop_min_area` is the smallest share of the image that a crop asks for (0.08 in the official code); `crop` off resizes the
-    whole image. `color_strength` 0 turns jitter and grayscale off; 1.0 is ImageNet's pretraining, 0.5 CIFAR's.
+    `crop_min_area` is the smallest share of the image that a crop asks for (0.08 in the official code, whose sampler
+    never draws less than 0.1); `crop` off resizes the whole image. `color_strength` 0 turns jitter and grayscale off;
+    1.0 is ImageNet's pretraining, 0.5 CIFAR's.
     """
 
     crop: bool = True
@@ -57,7 +58,7 @@ class Augmentation(Spec):
 
 
 class PretrainRecipe(Spec):
-    """SimCLRv2 pretraining, section 3.1: NT-Xent at `temperature` on two views, projection head, online linear probe."""
+    """SimCLRv2 pretraining, section 3.1: NT-Xent at `temperature` on two views, with an online linear probe."""
 
     optimization: Optimization
     augmentation: Augmentation = Augmentation(color_strength=1.0, blur=True)
@@ -111,6 +112,7 @@ class DistillRecipe(Spec):
     optimization: Optimization
     augmentation: Augmentation = Augmentation()
     distillation_weight: float = Field(default=1.0, ge=0, le=1)
+    scale_by_temperature_squared: bool = False  # the official code multiplies by T^2; Eq. 2 does not
     images: Literal["all", "labelled"] = "all"
 
 

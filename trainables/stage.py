@@ -79,8 +79,8 @@ class Assignment:
 class Outcome:
     """The result of a stage.
 
-    `metrics` are those after the last step, never the best. `label_fraction` is the fraction of the labels that was read,
-    None if none was. `parameters` are those of the trained model.
+    `metrics` are those after the last step, never the best. `label_fraction` is the fraction of the labels that was
+    read, None if none was. `parameters` are those of the trained model.
     """
 
     metrics: dict[str, float]

@@ -13,14 +13,17 @@ STEPS = 200
 
 
 def pretraining_curves(history: pd.DataFrame) -> go.Figure:
-    """Loss against step, one line a trial, colored by architecture; `history` is `tables.history` of the stage
-    pretrain.
+    """Contrastive loss against step, one line a trial, colored by architecture.
+
+    `history` is `tables.history` of the stage pretrain.
 
     At most `CURVES` trials, the smallest models first, and about `STEPS` evenly spaced steps of each are drawn.
     """
-    if "loss" not in history or history["loss"].notna().sum() == 0:
+    if "contrastive_loss" not in history or history["contrastive_loss"].notna().sum() == 0:
         return empty_figure(TITLE, "It needs the stage pretrain with a logged history.")
-    history = history[history["loss"].notna()].sort_values(["parameters", "architecture", "seed", "id", "step"])
+    history = history[history["contrastive_loss"].notna()].sort_values(
+        ["parameters", "architecture", "seed", "id", "step"]
+    )
     ids = history["id"].unique().tolist()
     models = history["architecture"].unique().tolist()
     figure = go.Figure()
@@ -32,7 +35,7 @@ def pretraining_curves(history: pd.DataFrame) -> go.Figure:
         style = models.index(model)
         figure.add_scatter(
             x=thinned["step"].tolist(),
-            y=thinned["loss"].tolist(),
+            y=thinned["contrastive_loss"].tolist(),
             mode="lines" if len(curve) > 1 else "markers",
             name=plain(model),
             legendgroup=model,

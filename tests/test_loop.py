@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trials
+from gloo import run_ranks
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datasets.batches import Batch
+from trainables.checkpoint import State, load_state
+from trainables.context import Context, HistoryRow
+from trainables.linear import Linear
+from trainables.loop import NonFiniteLossError, Task, train
+from trainables.resnet import Encoder
+from trainables.spec import STAGES, Optimization, Settings, Stage
+from trainables.stages import run_stage
+
+
+class InterruptionError(Exception):
+    """The worker is gone."""
+
+
+def dying_at(step: int) -> Callable[[HistoryRow], None]:
+    """A report after which the worker is gone: the step is done, its checkpoint is not written."""
+
+    def report(row: HistoryRow) -> None:
+        if row["step"] == step:
+            raise InterruptionError
+
+    return report
+
+
+@dataclass
+class DyingAfterSaves(Context):
+    """A worker that is gone as soon as it has written some checkpoints."""
+
+    saves: int = 1
+
+    def save_checkpoint(self, state: State) -> None:
+        super().save_checkpoint(state)
+        self.saves -= 1
+        if self.saves == 0:
+            raise InterruptionError
+
+
+def equal_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
+def test_training_interrupted_at_any_step_ends_as_if_undisturbed(shards: str, tmp_path: Path, optimizer: str) -> None:
+    assignment = trials.assignment(shards, trials.settings("pretrain", {"optimizer": optimizer, "warmup_epochs": 1}))
+    whole = run_stage("pretrain", assignment, Context(str(tmp_path / "whole"))).progress
+    weights = trials.model(tmp_path / "whole")["module"]
+    assert whole.step == 6 and len(whole.history) == 6 and whole.sessions == 1
+    for step in range(1, 7):
+        folder = tmp_path / str(step)
+        with pytest.raises(InterruptionError):
+            run_stage("pretrain", assignment, Context(str(folder), checkpoint_seconds=0, report=dying_at(step)))
+        saved = load_state(f"{folder}/latest.pt")
+        assert (0 if saved is None else saved["progress"]["step"]) == step - 1
+        resumed = run_stage("pretrain", assignment, Context(str(folder))).progress
+        assert resumed.history == whole.history
+        assert (resumed.images, resumed.sessions) == (whole.images, 1 if step == 1 else 2)
+        assert equal_weights(trials.model(folder)["module"], weights), f"interrupted at step {step}"
+        assert not (folder / "latest.pt").exists()
+
+
+def test_training_interrupted_many_times_between_rows_of_its_history(shards: str, tmp_path: Path) -> None:
+    assignment = trials.assignment(shards, trials.settings("supervised", {"epochs": 60}))
+    whole = run_stage("supervised", assignment, Context(str(tmp_path / "whole"))).progress
+    assert whole.step == 127 and len(whole.history) == 64  # a row for every two steps, and one for the last
+    folder, interruptions = str(tmp_path / "interrupted"), 0
+    while True:
+        try:
+            context = DyingAfterSaves(folder, checkpoint_seconds=0, saves=13)
+            resumed = run_stage("supervised", assignment, context).progress
+            break
+        except InterruptionError:
+            interruptions += 1
+    assert interruptions == 9 and resumed.sessions == 10
+    assert resumed.history == whole.history
+    assert 0 < resumed.resumed_seconds < resumed.seconds
+    weights = trials.model(tmp_path / "whole")["module"]
+    assert equal_weights(trials.model(tmp_path / "interrupted")["module"], weights)
+
+
+def test_checkpoint_that_was_being_written_is_not_read(shards: str, tmp_path: Path) -> None:
+    (tmp_path / "latest.pt.partial").write_bytes(b"half a checkpoint")
+    outcome, _ = trials.run("supervised", shards, tmp_path, tmp_path)
+    assert outcome.progress.sessions == 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Batches of features (steps, n, d) and labels (steps, n) that a test chose."""
+
+    features: Tensor
+    labels: Tensor
+
+    def iterate(self, first_step: int) -> Iterator[Batch]:
+        for features, labels in zip(self.features[first_step:], self.labels[first_step:], strict=True):
+            yield Batch(labels, labels, features, labels, labels)
+
+
+def linear_task(steps: int, optimization: Optimization, rows: int) -> Task:
+    """Softmax regression from 5 features to 3 classes, in float64."""
+    random = np.random.default_rng(0)
+    stream = Rows(
+        torch.from_numpy(random.normal(size=(steps, 4, 5))), torch.from_numpy(random.integers(0, 3, (steps, 4)))
+    )
+    torch.manual_seed(0)
+    return Task(Linear(5, 3).double(), lambda batch: (batch.images, batch.labels), stream, rows, optimization)
+
+
+def softmax_regression(task: Task, rates: list[float]) -> tuple[NDArray[Any], NDArray[Any], list[float]]:
+    """Weights (3, 5) and biases (3,) after SGD with Nesterov momentum, and the loss of each step, in NumPy."""
+    assert isinstance(task.stream, Rows)
+    parameters = [parameter.detach().numpy().copy() for parameter in task.module.parameters()]
+    velocities = [np.zeros_like(parameter) for parameter in parameters]
+    losses = []
+    for features, labels, rate in zip(task.stream.features.numpy(), task.stream.labels.numpy(), rates, strict=True):
+        logits = features @ parameters[0].T + parameters[1]
+        probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        losses.append(-np.log(probabilities[range(4), labels]).mean())
+        error = (probabilities - np.eye(3)[labels]) / 4
+        for index, gradient in enumerate((error.T @ features, error.sum(0))):
+            gradient = gradient + 0.01 * parameters[index]
+            velocities[index] = 0.9 * velocities[index] + gradient
+            parameters[index] = parameters[index] - rate * (gradient + 0.9 * velocities[index])
+    return parameters[0], parameters[1], losses
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(2, 1), (68, 3)])
+def test_trains_like_a_plain_loop_in_numpy(tmp_path: Path, epochs: int, every: int) -> None:
+    rows, steps = 12, 3 * epochs + 1  # batches of 4
+    optimization = Optimization(
+        optimizer="sgd",
+        learning_rate=0.5,
+        learning_rate_scaling="none",
+        weight_decay=0.01,
+        global_batch_size=4,
+        epochs=epochs,
+        warmup_epochs=1,
+        precision="float64",
+    )
+    task = linear_task(steps, optimization, rows)
+    cosine = [0.25 * (1 + math.cos(math.pi * step / (steps - 3))) for step in range(steps - 3)]
+    rates = [0.0, 0.5 / 3, 1.0 / 3, *cosine]
+    weight, bias, losses = softmax_regression(task, rates)
+    reported: list[HistoryRow] = []
+    progress = train(task, Context(str(tmp_path), report=reported.append))
+    trained = [parameter.detach().numpy() for parameter in task.module.parameters()]
+    np.testing.assert_allclose(trained[0], weight, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(trained[1], bias, rtol=0, atol=1e-12)
+
+    ends = [*range(every, steps, every), steps]
+    starts = [0, *ends[:-1]]
+    assert [row["step"] for row in progress.history] == ends
+    assert [row["epoch"] for row in progress.history] == pytest.approx([end / 3 for end in ends])
+    assert [row["learning_rate"] for row in progress.history] == pytest.approx([rates[end - 1] for end in ends])
+    means = [np.mean(losses[start:end]) for start, end in zip(starts, ends, strict=True)]
+    assert [row["loss"] for row in progress.history] == pytest.approx(means, abs=1e-12)
+    assert reported == [{**row, "last_step": steps} for row in progress.history]
+    assert (progress.step, progress.images) == (steps, 4 * steps)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_loss_that_is_not_finite_stops_before_it_spreads(tmp_path: Path, poison: float) -> None:
+    optimization = Optimization(learning_rate=0.1, learning_rate_scaling="none", global_batch_size=4, epochs=2)
+    task = linear_task(7, optimization, 12)
+    assert isinstance(task.stream, Rows)
+    task.stream.features[3, 1, 2] = poison
+    seen: list[list[Tensor]] = []
+
+    def keep(row: HistoryRow) -> None:
+        seen.append([parameter.detach().clone() for parameter in task.module.parameters()])
+
+    with pytest.raises(NonFiniteLossError, match=r"at step 3 \(learning rate 0\.06"):
+        train(task, Context(str(tmp_path), report=keep))
+    assert len(seen) == 3 and not torch.equal(seen[1][0], seen[2][0])
+    assert all(map(torch.equal, task.module.parameters(), seen[-1]))
+
+
+def test_the_same_trial_twice_has_the_same_ten_losses(shards: str, tmp_path: Path) -> None:
+    chosen = trials.settings("pretrain", {"epochs": 4, "global_batch_size": 88})
+    one, other = (trials.run("pretrain", shards, tmp_path / name, tmp_path, chosen) for name in ("one", "other"))
+    assert one[0].progress.step == 10 and len({row["loss"] for row in one[0].progress.history}) == 10
+    assert one[0].progress.history == other[0].progress.history
+    assert one[0].metrics == other[0].metrics and equal_weights(one[1], other[1])
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "distill"])
+def test_bfloat16_computes_in_half_width_on_float32_weights(
+    shards: str, parents: Path, tmp_path: Path, stage: Stage
+) -> None:
+    dtypes = []
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _, features: (
+            dtypes.append(features.dtype) if isinstance(module, Encoder) and torch.is_grad_enabled() else None
+        )
+    )
+    try:
+        half, weights = trials.run(
+            stage, shards, tmp_path / "half", parents, trials.settings(stage, {"precision": "bfloat16"})
+        )
+    finally:
+        hook.remove()
+    single, _ = trials.run(stage, shards, tmp_path / "single", parents)
+    assert set(dtypes) == {torch.bfloat16} and len(dtypes) == half.progress.step
+    assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in weights.values())
+    assert all(math.isfinite(row["loss"]) for row in half.progress.history)
+    assert half.progress.history[0]["loss"] == pytest.approx(single.progress.history[0]["loss"], rel=0.05)
+
+
+@dataclass
+class Keeping(Context):
+    """Keeps the trained model in memory, on every rank."""
+
+    kept: State = field(default_factory=dict)
+
+    def save_model(self, state: State) -> None:
+        self.kept = state
+
+
+def three_steps(stage: Stage) -> Settings:
+    rows = 200 if stage in ("pretrain", "distill") else 42
+    batch = {200: 100, 42: 20}[rows]
+    return trials.settings(stage, {"global_batch_size": batch, "epochs": 1, "precision": "float64"})
+
+
+def train_all(rank: int, world_size: int, shards: str, parents: Path) -> dict[str, Any]:
+    """History, metrics and weights of every stage, as one rank has them."""
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        context = Keeping("/nowhere", rank, world_size)
+        assignment = trials.assignment(shards, three_steps(stage), trials.parent_of(stage, parents))
+        outcome = run_stage(stage, assignment, context)
+        assert outcome.progress.step == 3
+        found[stage] = {
+            "history": [
+                torch.tensor([row[name] for name in sorted(row)], dtype=torch.float64)
+                for row in outcome.progress.history
+            ],
+            "metrics": outcome.metrics,
+            "weights": context.kept["module"],
+        }
+    return found
+
+
+def test_two_ranks_train_the_weights_of_one_process(shards: str, parents: Path) -> None:
+    one = train_all(0, 1, shards, parents)
+    for rank in run_ranks(train_all, 2, 2, shards, parents):
+        for stage, expected in one.items():
+            found = rank[stage]
+            torch.testing.assert_close(found["weights"], expected["weights"], atol=1e-10, rtol=0)
+            torch.testing.assert_close(found["history"], expected["history"], atol=1e-9, rtol=1e-9)
+            assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-9)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.studies import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {"datasets", "trainables", "reports", "study", "tests", "benchmarks"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "datasets": set(),
+    "trainables": {"datasets"},
+    "reports": set(),
+    "study": {"datasets", "trainables", "reports"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Packages that a file imports, inside of functions too, without its own."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports here are absolute"
+            names.add(str(node.module))
+    return {name.partition(".")[0] for name in names} - {file.relative_to(ROOT).parts[0]}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_go_downward(package: str) -> None:
+    files = list((ROOT / package).rglob("*.py"))
+    assert len(files) > 10
+    forbidden = OURS - MAY_IMPORT[package]
+    if package == "reports":
+        forbidden |= {"torch", "torchvision", "ray"}
+    wrong = {str(file.relative_to(ROOT)): sorted(imported(file) & forbidden) for file in files}
+    assert not {file: names for file, names in wrong.items() if names}
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter in the project's root."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def loaded_by(code: str, *arguments: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after running code."""
+    tail = "import json; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = python(f"import sys\n{code}\n{tail}", *arguments)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_report_is_built_without_torch_and_ray() -> None:
+    modules = loaded_by("import reports.build")
+    assert "plotly" in modules and not modules & {"torch", "ray", "trainables", "datasets", "study"}
+
+
+PLAN = "from study.cli import main\nassert main(sys.argv[1:]) == 0"
+
+
+def test_plan_of_a_preset_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    modules = loaded_by(PLAN, "plan", "study/presets/imagenet-table1.yaml", "--storage", str(tmp_path))
+    assert "study" in modules and not modules & {"torch", "torchvision", "ray"}
+
+
+def test_plan_and_status_of_sharded_images_need_neither_torch_nor_ray(shards: str, tmp_path: Path) -> None:
+    data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(tiny(data=data)))
+    code = f"{PLAN}\nassert main(['status', *sys.argv[2:]]) == 1"
+    modules = loaded_by(code, "plan", str(file), "--storage", str(tmp_path / "runs"))
+    assert "datasets" in modules and not modules & {"torch", "torchvision", "ray"}
+
+
+def test_another_package_named_datasets_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    other = tmp_path / "datasets" / "__init__.py"
+    other.parent.mkdir()
+    other.write_text("")
+    refused = python("import sys; sys.path.insert(0, sys.argv[1]); import study", str(tmp_path))
+    assert refused.returncode == 1
+    message = refused.stderr.splitlines()[-1]
+    assert message.startswith("ImportError") and str(other) in message and "from the project's root" in message
