@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datasets.batches import Batch
 from trainables.checkpoint import State, load_state
-from trainables.context import Context, HistoryRow
+from trainables.context import Context
 from trainables.linear import Linear
 from trainables.loop import NonFiniteLossError, Task, train
 from trainables.resnet import Encoder
@@ -28,11 +28,11 @@ class InterruptionError(Exception):
     """The worker is gone."""
 
 
-def dying_at(step: int) -> Callable[[HistoryRow], None]:
+def dying_at(share: float) -> Callable[[float], None]:
     """A report after which the worker is gone: the step is done, its checkpoint is not written."""
 
-    def report(row: HistoryRow) -> None:
-        if row["step"] == step:
+    def report(done: float) -> None:
+        if done == share:
             raise InterruptionError
 
     return report
@@ -64,14 +64,26 @@ def test_training_interrupted_at_any_step_ends_as_if_undisturbed(shards: str, tm
     for step in range(1, 7):
         folder = tmp_path / str(step)
         with pytest.raises(InterruptionError):
-            run_stage("pretrain", assignment, Context(str(folder), checkpoint_seconds=0, report=dying_at(step)))
+            run_stage("pretrain", assignment, Context(str(folder), checkpoint_seconds=0, report=dying_at(step / 6)))
         saved = load_state(f"{folder}/latest.pt")
         assert (0 if saved is None else saved["progress"]["step"]) == step - 1
         resumed = run_stage("pretrain", assignment, Context(str(folder))).progress
         assert resumed.history == whole.history
         assert (resumed.images, resumed.sessions) == (whole.images, 1 if step == 1 else 2)
         assert equal_weights(trials.model(folder)["module"], weights), f"interrupted at step {step}"
-        assert not (folder / "latest.pt").exists()
+
+
+def test_trial_interrupted_before_its_record_is_not_trained_again(shards: str, tmp_path: Path) -> None:
+    outcome, weights = trials.run("pretrain", shards, tmp_path, tmp_path)
+    (tmp_path / "model.pt").unlink()
+    shares: list[float] = []
+    context = Context(str(tmp_path), report=shares.append)
+    again = run_stage("pretrain", trials.assignment(shards, trials.settings("pretrain")), context)
+    assert not shares and again.progress.sessions == 2
+    assert again.metrics == outcome.metrics and again.progress.history == outcome.progress.history
+    assert equal_weights(trials.model(tmp_path)["module"], weights)
+    context.delete_checkpoint()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_training_interrupted_many_times_between_rows_of_its_history(shards: str, tmp_path: Path) -> None:
@@ -94,7 +106,7 @@ def test_training_interrupted_many_times_between_rows_of_its_history(shards: str
 
 
 def test_checkpoint_that_was_being_written_is_not_read(shards: str, tmp_path: Path) -> None:
-    (tmp_path / "latest.pt.partial").write_bytes(b"half a checkpoint")
+    (tmp_path / f"latest.pt.{32 * '0'}").write_bytes(b"half a checkpoint")
     outcome, _ = trials.run("supervised", shards, tmp_path, tmp_path)
     assert outcome.progress.sessions == 1
 
@@ -156,7 +168,7 @@ def test_trains_like_a_plain_loop_in_numpy(tmp_path: Path, epochs: int, every: i
     cosine = [0.25 * (1 + math.cos(math.pi * step / (steps - 3))) for step in range(steps - 3)]
     rates = [0.0, 0.5 / 3, 1.0 / 3, *cosine]
     weight, bias, losses = softmax_regression(task, rates)
-    reported: list[HistoryRow] = []
+    reported: list[float] = []
     progress = train(task, Context(str(tmp_path), report=reported.append))
     trained = [parameter.detach().numpy() for parameter in task.module.parameters()]
     np.testing.assert_allclose(trained[0], weight, rtol=0, atol=1e-12)
@@ -169,7 +181,7 @@ def test_trains_like_a_plain_loop_in_numpy(tmp_path: Path, epochs: int, every: i
     assert [row["learning_rate"] for row in progress.history] == pytest.approx([rates[end - 1] for end in ends])
     means = [np.mean(losses[start:end]) for start, end in zip(starts, ends, strict=True)]
     assert [row["loss"] for row in progress.history] == pytest.approx(means, abs=1e-12)
-    assert reported == [{**row, "last_step": steps} for row in progress.history]
+    assert reported == [step / steps for step in range(1, steps + 1)]
     assert (progress.step, progress.images) == (steps, 4 * steps)
 
 
@@ -181,7 +193,7 @@ def test_loss_that_is_not_finite_stops_before_it_spreads(tmp_path: Path, poison:
     task.stream.features[3, 1, 2] = poison
     seen: list[list[Tensor]] = []
 
-    def keep(row: HistoryRow) -> None:
+    def keep(share: float) -> None:
         seen.append([parameter.detach().clone() for parameter in task.module.parameters()])
 
     with pytest.raises(NonFiniteLossError, match=r"at step 3 \(learning rate 0\.06"):
@@ -237,11 +249,11 @@ def three_steps(stage: Stage) -> Settings:
     return trials.settings(stage, {"global_batch_size": batch, "epochs": 1, "precision": "float64"})
 
 
-def train_all(rank: int, world_size: int, shards: str, parents: Path) -> dict[str, Any]:
+def train_all(rank: int, world_size: int, shards: str, parents: Path, folder: Path) -> dict[str, Any]:
     """History, metrics and weights of every stage, as one rank has them."""
     found: dict[str, Any] = {}
     for stage in STAGES:
-        context = Keeping("/nowhere", rank, world_size)
+        context = Keeping(f"{folder}/{stage}-{world_size}", rank, world_size)
         assignment = trials.assignment(shards, three_steps(stage), trials.parent_of(stage, parents))
         outcome = run_stage(stage, assignment, context)
         assert outcome.progress.step == 3
@@ -256,9 +268,9 @@ def train_all(rank: int, world_size: int, shards: str, parents: Path) -> dict[st
     return found
 
 
-def test_two_ranks_train_the_weights_of_one_process(shards: str, parents: Path) -> None:
-    one = train_all(0, 1, shards, parents)
-    for rank in run_ranks(train_all, 2, 2, shards, parents):
+def test_two_ranks_train_the_weights_of_one_process(shards: str, parents: Path, tmp_path: Path) -> None:
+    one = train_all(0, 1, shards, parents, tmp_path)
+    for rank in run_ranks(train_all, 2, 2, shards, parents, tmp_path):
         for stage, expected in one.items():
             found = rank[stage]
             torch.testing.assert_close(found["weights"], expected["weights"], atol=1e-10, rtol=0)

@@ -77,7 +77,7 @@ def run(
 
 
 def parent_of(stage: Stage, parents: Path) -> str | None:
-    """The model of a stage's parent, where `models` keeps it."""
+    """The model of a stage's parent in the folder of parents."""
     parent = PARENT[stage]
     return None if parent is None else str(parents / parent / "model.pt")
 

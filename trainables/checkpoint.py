@@ -42,8 +42,10 @@ def load_state(uri: str) -> State | None:
     return state
 
 
-def delete_state(uri: str) -> None:
-    """Delete a checkpoint if it is there."""
-    filesystem, path = open_filesystem(uri)
-    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound:
-        filesystem.delete_file(path)
+def delete_states(folder: str, name: str) -> None:
+    """Delete a checkpoint, and what interrupted writes of it left behind."""
+    filesystem, path = open_filesystem(folder)
+    selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
+    for info in filesystem.get_file_info(selector):
+        if info.base_name == name or info.base_name.startswith(f"{name}."):
+            filesystem.delete_file(info.path)

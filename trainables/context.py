@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from trainables.checkpoint import State, delete_state, load_state, save_state
+from trainables.checkpoint import State, delete_states, load_state, save_state
 
 
 def _ignore(share: float) -> None:
@@ -50,4 +50,4 @@ class Context:
 
     def delete_checkpoint(self) -> None:
         """Drop the latest checkpoint, which the trial's record makes useless."""
-        delete_state(f"{self.folder}/latest.pt")
+        delete_states(self.folder, "latest.pt")
