@@ -14,12 +14,12 @@ from datasets.schema import Manifest
 def label_ranks(labels: NDArray[np.int32], seed: int) -> NDArray[np.float64]:
     """Give every labelled image a rank in [0, 1), so that the images with rank < f are the label fraction f.
 
-    The classes take turns, so that the counts are those of ImageNet's published subsets, on which SimCLRv2 (section
-    3.1: 12,811 and 128,116 images) was measured: 12 or 13 images of every class at 1 %, 128 or 129 at 10 %. In each
-    round every class that still has images gives its next one, in an order shuffled by (seed, class); the k-th image in
-    this order has rank k / n. The first image of each class gets rank 0, so that no fraction lacks a class. Hence
-    fraction f of n labelled images in C classes holds exactly max(C, ceil(f n)) images, fractions are nested, and the
-    counts of two classes differ by at most one unless the smaller class is used up.
+    The classes take turns, so that the counts are those of ImageNet's published subsets, on which SimCLRv2 was measured
+    (section 3.1): 12,811 images at 1 %, 12 or 13 of every class, and 128,116 at 10 %, 128 or 129 of every class. In
+    each round every class that still has images gives its next one, in an order shuffled by (seed, class); the k-th
+    image in this order, from 1, has the largest rank below k / n. The first image of each class gets rank 0, so that no
+    fraction lacks a class. Hence fraction f of n labelled images in C classes holds exactly max(C, floor(f n)) images,
+    fractions are nested, and the counts of two classes differ by at most one unless the smaller class is used up.
 
     `labels`: (n,), -1 = unlabelled. Returns float64 (n,), NaN for unlabelled.
     """
@@ -34,7 +34,7 @@ def label_ranks(labels: NDArray[np.int32], seed: int) -> NDArray[np.float64]:
         rounds[members] = np.random.default_rng([seed, int(label)]).permutation(len(members))
     turn = np.random.default_rng(seed).permutation(len(classes))[class_index]
     order = np.lexsort((turn, rounds))
-    ranks[labelled[order]] = np.arange(len(order)) / max(1, len(order))
+    ranks[labelled[order]] = np.nextafter(np.arange(1, len(order) + 1) / max(1, len(order)), 0)
     ranks[labelled[rounds == 0]] = 0.0
     return ranks
 

@@ -50,7 +50,7 @@ class ExpectedImages:
         return cls(min(data.train_images, data.train_limit or data.train_images), data.classes)
 
     def labelled(self, label_fraction: float) -> int:
-        return max(self.classes, math.ceil(label_fraction * self.train_images))
+        return max(self.classes, math.floor(label_fraction * self.train_images + 1e-6))  # 0.29 x 100 is 28.99...
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ def describe_plan(plan: Plan) -> Iterator[str]:
     yield f"study    {study.name}"
     if study.question:
         yield f"question {' '.join(study.question.split())}"
-    yield f"data     {study.data.name}: {study.data.train_images:,} training images, {study.data.classes} classes"
+    images = ExpectedImages.of(study)
+    yield f"data     {study.data.name}: {images.train_images:,} training images, {images.classes:,} classes"
     total_naive, total = sum(plan.naive.values()), len(plan.trials)
     yield (
         f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from reports.records import read_records
 from reports.storage import Storage
+from study.config import load_study
+from study.grid import expand
+from study.progress import write_progress
 from tests.studies import tiny
 
 pytestmark = pytest.mark.timeout(240)
@@ -188,3 +194,45 @@ def test_two_workers_give_the_losses_of_one(tmp_path: Path) -> None:
     assert len(one) == len(two) >= 10
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
     assert one[-1] < one[0]
+
+
+def test_source_that_changed_is_refused_and_finished_results_outlive_their_data(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(70):
+        split, label = "test" if number >= 60 else "train", "ab"[number % 2]
+        (photos / split / label).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 10, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / split / label / f"{number}.png")
+    data = {"name": "photos", "source": str(photos), "image_size": 8, "train_images": 60, "classes": 2}
+    stages = {"supervised": tiny()["stages"]["supervised"]}
+    file, storage = study_file(tmp_path, data=data, stages=stages), tmp_path / "runs"
+    run("launch", file, "--storage", storage)
+
+    added = photos / "train" / "a" / "one-more.png"
+    added.write_bytes((photos / "train" / "b" / "1.png").read_bytes())
+    refused = run("launch", file, "--storage", storage, "--set", "grid.seed=[0, 1]", check=False)
+    assert refused.returncode == 2
+    assert "changed" in refused.stderr and str(photos) in refused.stderr and "Traceback" not in refused.stderr
+    added.unlink()
+
+    other_ranks = run(
+        "plan", file, "--storage", storage, "--set", f"data.source={storage}/data/photos", "--set", "data.label_seed=1",
+        check=False,
+    )  # fmt: skip
+    assert other_ranks.returncode == 2 and "label_seed 0" in other_ranks.stderr
+
+    shutil.rmtree(storage / "data")
+    assert "report: " in run("launch", file, "--storage", storage).stdout
+    assert not (storage / "data").exists()
+
+
+def test_status_tells_running_from_interrupted_trials(tmp_path: Path) -> None:
+    file, storage = study_file(tmp_path), Storage(str(tmp_path / "runs"))
+    pretrain, supervised = (id for id in expand(load_study(file)).specs if id.startswith(("pretrain", "supervised")))
+    write_progress(storage, pretrain, 0.4)
+    stale = {"share": 0.9, "updated_at": time.time() - 3600}
+    storage.write_bytes(json.dumps(stale).encode(), "checkpoints", supervised, "progress.json")
+    status = run("status", file, "--storage", tmp_path / "runs", check=False)
+    assert status.returncode == 1
+    assert f"running: {pretrain}: 40% of its steps" in status.stdout
+    assert supervised not in status.stdout

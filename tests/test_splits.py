@@ -65,7 +65,7 @@ def test_imagenet_counts_give_the_published_subset_sizes():
     for fraction, published, fewest, most in ((0.01, 12_811, 12, 13), (0.1, 128_116, 128, 129)):
         counts = np.bincount(labels[ranks < fraction], minlength=1000)
         assert (counts.min(), counts.max()) == (fewest, most)
-        assert abs(counts.sum() - published) <= 1
+        assert counts.sum() == published
 
 
 @settings(max_examples=50)
