@@ -10,8 +10,9 @@ from datasets.filesystem import absolute
 from reports.build import StudyInfo, write_report
 from reports.records import read_failures, read_records, record_ids
 from reports.storage import Storage
-from study.config import Study, load_study
+from study.config import Study
 from study.images import find_images
+from study.load import load_study
 from study.plan import Plan, describe_plan, drift, make_plan
 from study.progress import read_progress
 from trainables.spec import STAGES

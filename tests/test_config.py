@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from study.config import load_study
 from study.grid import expand
+from study.load import load_study
 from tests.studies import tiny
 
 PRESETS = sorted(Path("study/presets").glob("*.yaml"))

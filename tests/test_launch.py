@@ -20,8 +20,8 @@ from PIL import Image
 
 from reports.records import read_records
 from reports.storage import Storage
-from study.config import load_study
 from study.grid import expand
+from study.load import load_study
 from study.progress import write_progress
 from tests.studies import tiny
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from study.config import load_study
+from study.load import load_study
 from study.plan import ExpectedImages, Plan, count, describe_plan, drift, make_plan
 from tests.studies import tiny, tiny_study
 from trainables.architecture import parse_architecture
