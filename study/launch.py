@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import socket
 import subprocess
 import tempfile
 import uuid
@@ -114,6 +115,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             f"--address {address}: a study is driven from inside its cluster; run the launch on the head node with "
             "--address auto (`ray exec cluster.yaml ...`), or submit it as a Ray job"
         )
+    if address is not None and address != "auto":
+        _check_that_something_listens(address)
     for name, value in SETTINGS_OF_RAY.items():
         os.environ.setdefault(name, value)
     if address is None:
@@ -136,6 +139,15 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_that_something_listens(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); expected HOST:PORT") from error
 
 
 def check_storage_is_shared(storage: Storage) -> None:

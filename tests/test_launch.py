@@ -236,3 +236,28 @@ def test_status_tells_running_from_interrupted_trials(tmp_path: Path) -> None:
     assert status.returncode == 1
     assert f"running: {pretrain}: 40% of its steps" in status.stdout
     assert supervised not in status.stdout
+
+
+HEAD = """
+import sys, ray
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_launch_on_a_running_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    file = study_file(tmp_path, stages={"supervised": tiny()["stages"]["supervised"]})
+    head = subprocess.Popen([sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path)
+    assert head.stdin is not None and head.stdout is not None
+    try:
+        address = head.stdout.readline().decode().strip()
+        launched = run("launch", file, "--storage", tmp_path / "runs", "--address", address)
+        assert "1 done" in launched.stdout
+    finally:
+        head.stdin.close()
+        head.wait(30)
+        head.stdout.close()
+    gone = run("launch", file, "--storage", tmp_path / "other", "--address", address, check=False)
+    assert gone.returncode == 2 and "no Ray cluster answers" in gone.stderr and "Traceback" not in gone.stderr
