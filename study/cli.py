@@ -118,7 +118,8 @@ def launch(options: argparse.Namespace) -> int:
         print(f"failed: {id}: {failure.error_type}: {failure.message}", file=sys.stderr)
     for id in launched.skipped:
         print(f"skipped: {id}: its parent {launched.plan.trials[id].spec.parent} has no result", file=sys.stderr)
-    print(f"{len(launched.plan.missing())} of {len(launched.plan.trials)} trials have no record", file=sys.stderr)
+    missing, planned = len(launched.plan.missing()), len(launched.plan.trials)
+    print(f"{missing} of {planned} trials have no record; launch again to run them", file=sys.stderr)
     return 1
 
 

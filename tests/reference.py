@@ -126,3 +126,20 @@ def crop(draws: Array, height: int, width: int, min_area: float) -> tuple[int, i
     if h * w < least or h * w > area or w > width or h > height or h * w == 0 or h * w / area < 0.1:
         return None
     return int(draws[2] * (height - h)), int(draws[3] * (width - w)), h, w
+
+
+TABLE_1_MILLIONS = {  # Table 1's column of parameters, a fact of the paper
+    "r50": 24,
+    "r50sk": 35,
+    "r50w2": 94,
+    "r50w2sk": 140,
+    "r101": 43,
+    "r101sk": 65,
+    "r101w2": 170,
+    "r101w2sk": 257,
+    "r152": 58,
+    "r152sk": 89,
+    "r152w2": 233,
+    "r152w2sk": 354,
+    "r152w3sk": 795,
+}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from studies import tiny
 from study.grid import expand
 from study.load import load_study
-from tests.studies import tiny
 
 PRESETS = sorted(Path("study/presets").glob("*.yaml"))
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from digit_shards import TEST, TRAIN, digits
 from torch import Tensor, nn
 
+from digit_shards import TEST, TRAIN, digits
 from trainables.classifier import evaluate
 from trainables.context import Context
 

@@ -8,8 +8,8 @@ import statistics
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-import synthetic
 
+import synthetic
 from reports.figures.catalog import FIGURES
 from reports.figures.cost import device_seconds
 from reports.figures.distillation import accuracy_by_temperature

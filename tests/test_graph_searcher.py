@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from studies import tiny_study
 from study.plan import ExpectedImages, Plan, make_plan
 from study.schedule import GraphSearcher
-from tests.studies import tiny_study
 
 GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1, 1.0], "temperature": [0.1, 1.0]}
 

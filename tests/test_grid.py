@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studies import tiny, tiny_study
 from study.config import parse_study
 from study.grid import expand
 from study.trial import canonical_json, parse_trial
-from tests.studies import tiny, tiny_study
 from trainables.spec import DistillSettings, FinetuneSettings
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
 from torch import nn
 
+import reference
 from trainables.architecture import parse_architecture
 from trainables.heads import LinearClassifier, ProjectionHead
 from trainables.lars import LARS, parameter_groups

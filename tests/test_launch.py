@@ -20,10 +20,10 @@ from PIL import Image
 
 from reports.records import read_records
 from reports.storage import Storage
+from studies import tiny
 from study.grid import expand
 from study.load import load_study
 from study.progress import write_progress
-from tests.studies import tiny
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import trials
-from gloo import run_ranks
 from numpy.typing import NDArray
 from torch import Tensor
 
+import trials
 from datasets.batches import Batch
+from gloo import run_ranks
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
 from trainables.linear import Linear

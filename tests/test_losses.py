@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
-from gloo import run_ranks
 from torch import Tensor
 
+import reference
+from gloo import run_ranks
 from trainables import losses
 from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
 from trainables.metrics import reduce_counts, topk_counts

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gloo import run_ranks
 from torch import Tensor, nn
 
+from gloo import run_ranks
 from trainables.architecture import parse_architecture
 from trainables.norm import GlobalBatchNorm
 from trainables.resnet import Encoder

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import synthetic
 
+import synthetic
 from reports.build import StudyInfo, write_report
 from reports.figures.catalog import FIGURES
 from reports.page import build_page

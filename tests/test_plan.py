@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import reference
+from studies import tiny, tiny_study
 from study.load import load_study
 from study.plan import ExpectedImages, Plan, count, describe_plan, drift, make_plan
-from tests.studies import tiny, tiny_study
 from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.pretrain import Pretraining
@@ -77,29 +78,12 @@ def test_costs_are_those_that_torch_counts(name: str, head_layer: int) -> None:
     assert trials["finetune"].train_flops == 60 * 3 * forward.get_total_flops() / len(images)
 
 
-PAPER = {  # Table 1, millions of parameters
-    "r50": 24,
-    "r50sk": 35,
-    "r50w2": 94,
-    "r50w2sk": 140,
-    "r101": 43,
-    "r101sk": 65,
-    "r101w2": 170,
-    "r101w2sk": 257,
-    "r152": 58,
-    "r152sk": 89,
-    "r152w2": 233,
-    "r152w2sk": 354,
-    "r152w3sk": 795,
-}
-
-
 def test_plan_of_table_1_prints_the_parameters_of_the_paper() -> None:
     study = load_study("study/presets/imagenet-table1.yaml")
     plan = make_plan(study, ExpectedImages.of(study))
     printed = {trial.spec.architecture: count(trial.parameters) for trial in plan.trials.values()}
     assert all(text.endswith("M") for text in printed.values())
-    assert {name: round(float(text.rstrip("M"))) for name, text in printed.items()} == PAPER
+    assert {name: round(float(text.rstrip("M"))) for name, text in printed.items()} == reference.TABLE_1_MILLIONS
     lines = list(describe_plan(plan))
     for trial in plan.trials.values():
         [line] = [line for line in lines if line.startswith(f"{trial.id} ")]

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import synthetic
 from pydantic import ValidationError
 
+import synthetic
 from reports.records import (
     Failure,
     Record,

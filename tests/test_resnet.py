@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import reference
 from trainables.architecture import (
     Architecture,
     encoder_parameters,
@@ -18,24 +19,8 @@ from trainables.architecture import (
 )
 from trainables.resnet import Encoder, MaxPoolSame, SelectiveKernels, ShortcutPool
 
-TABLE_1 = {  # millions
-    "r50": 24,
-    "r50sk": 35,
-    "r50w2": 94,
-    "r50w2sk": 140,
-    "r101": 43,
-    "r101sk": 65,
-    "r101w2": 170,
-    "r101w2sk": 257,
-    "r152": 58,
-    "r152sk": 89,
-    "r152w2": 233,
-    "r152w2sk": 354,
-    "r152w3sk": 795,
-}
 
-
-@pytest.mark.parametrize(("name", "millions"), TABLE_1.items())
+@pytest.mark.parametrize(("name", "millions"), reference.TABLE_1_MILLIONS.items())
 def test_parameters_are_those_of_table_1(name: str, millions: int) -> None:
     assert round(encoder_parameters(parse_architecture(name), 224) / 1e6) == millions
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import torch
-import trials
 
+import reference
+import trials
 from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.distill import Student

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
-import trials
-from digit_shards import LABELLED, TEST, TRAIN, Digits, digits, write
 from torch import Tensor, nn
 
+import reference
+import trials
+from digit_shards import LABELLED, TEST, TRAIN, Digits, digits, write
 from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.distill import Student

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.studies import tiny
+from studies import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"datasets", "trainables", "reports", "study", "tests", "benchmarks"}

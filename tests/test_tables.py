@@ -7,8 +7,8 @@ import statistics
 
 import pandas as pd
 import pytest
-import synthetic
 
+import synthetic
 from reports.answer import answer
 from reports.paper import table_1
 from reports.records import Record

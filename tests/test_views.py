@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
 from torch import Tensor
 
+import reference
 from trainables import views
 from trainables.color import ORDERS, grayscale, jitter
 from trainables.resample import blur, blur_radius, crop_and_resize

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from digit_shards import CLASSES, SIZE
-
 from datasets.manifest import read_manifest
+from digit_shards import CLASSES, SIZE
 from trainables.architecture import parse_architecture
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
