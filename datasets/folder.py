@@ -53,9 +53,13 @@ def folder_signature(files: dict[str, int]) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file is listed as an image: by its suffix, and not hidden."""
+    """Return whether a relative path is listed as an image: by its suffix, and nothing of it hidden."""
     base = name.rsplit("/", 1)[-1]
-    return not base.startswith(".") and "." in base and "." + base.rsplit(".", 1)[-1].lower() in SUFFIXES
+    return not _is_hidden(name) and "." in base and "." + base.rsplit(".", 1)[-1].lower() in SUFFIXES
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
 
 
 def open_folder(source: str, uri: str) -> Source:
@@ -63,8 +67,8 @@ def open_folder(source: str, uri: str) -> Source:
 
     Either `train/CLASS/...` with `test/CLASS/...` or `val/CLASS/...` (`test` wins where both exist), or class folders
     directly. Images directly or deeper below `unlabelled/` are training images without label. Without test images a
-    tenth of every class is held out, and a message says so. Files whose suffix is not an image's and hidden files are
-    passed over.
+    tenth of every class is held out, and a message says so. Files whose suffix is not an image's, hidden files and
+    whatever lies in hidden folders are passed over.
 
     Raises ValueError for a folder without images, empty class folders, images outside class folders, unknown folders
     beside `train`, and classes in the test images that the training images lack.
@@ -73,7 +77,7 @@ def open_folder(source: str, uri: str) -> Source:
     images = {name: size for name, size in files.items() if is_image(name)}
     if not images:
         raise ValueError(f"found no images ({', '.join(sorted(SUFFIXES))}) in {source!r}")
-    folders = [name for name in folders if not name.startswith(".") and "/." not in name]
+    folders = [name for name in folders if not _is_hidden(name)]
     top = {name for name in folders if "/" not in name}
     if "train" in top:
         _check_top(source, top)

@@ -24,7 +24,8 @@ class Images(Protocol):
     def blocks(self, ids: NDArray[np.int64], rows_per_block: int) -> Dataset:
         """Return a Ray dataset of blocks of `rows_per_block` rows: position int64, name string and image binary.
 
-        Row p of the dataset is the image `ids[p]`, (n,). Files are named by `path` instead of carrying `image`.
+        Row p of the dataset is the image `ids[p]`, (n,). Files are named by `path` instead of carrying `image`. Where
+        there is a column `error`, string, it says why an image could not be read; null = it was.
         """
         ...
 

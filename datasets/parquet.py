@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ from datasets.images import Rows, Source
 READ_ROWS = 1024  # rows handed on at a time, because row groups of other programs can be gigabytes
 TEST_PREFIXES = (("test",), ("validation", "val"))
 SORT_CPUS = 0.5
+EXPECTED = {
+    "image": "binary, or a struct with a binary field `bytes`",
+    "label": "integers, whole-number floats, booleans or strings",
+    "label_name": "strings",
+}
 
 
 @dataclass(frozen=True)
@@ -57,30 +63,91 @@ class ParquetImages:
 
 
 def _read(uri: str, group: tuple[str, int, int, int], positions: NDArray[np.int64]) -> Iterator[pa.Table]:
-    name, index, first, _ = group
+    """Yield the wanted rows of a row group; those that cannot be read carry an `error` instead of raising it.
+
+    Ray would hide the message of an exception.
+    """
+    name, index, first, rows = group
+    stop = first + rows
     filesystem, path = open_filesystem(uri)
-    with filesystem.open_input_file(f"{path}/{name}") as stream:
-        file = pq.ParquetFile(stream)
-        for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[index], columns=["image"]):
-            ids = np.arange(first, first + len(batch))
-            first += len(batch)
-            image = batch.column("image")
-            binary = pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image
-            names = [f"{name} (image {number})" for number in ids]
-            table = pa.table(
-                {
-                    "position": positions[ids],
-                    "name": pa.array(names, pa.string()),
-                    "image": pc.fill_null(binary.cast(pa.binary()), b""),
-                }
+    try:
+        with _naming(uri, name), filesystem.open_input_file(f"{path}/{name}") as stream:
+            file = pq.ParquetFile(stream)
+            for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[index], columns=["image"]):
+                image = batch.column("image")
+                binary = pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image
+                binary = pc.fill_null(binary.cast(pa.binary()), b"")
+                yield _block(name, np.arange(first, first + len(batch)), positions, binary, None)
+                first += len(batch)
+    except ValueError as error:
+        nothing = pa.array([b""] * (stop - first), pa.binary())
+        yield _block(name, np.arange(first, stop), positions, nothing, str(error))
+
+
+def _block(
+    name: str, ids: NDArray[np.int64], positions: NDArray[np.int64], images: pa.Array, error: str | None
+) -> pa.Table:
+    columns = {
+        "position": positions[ids],
+        "name": pa.array([f"{name} (image {number})" for number in ids], pa.string()),
+        "image": images,
+        "error": pa.array([error] * len(ids), pa.string()),
+    }
+    return pa.table(columns).filter(pa.array(positions[ids] >= 0))
+
+
+@contextlib.contextmanager
+def _naming(uri: str, name: str) -> Iterator[None]:
+    """Name the file in what pyarrow says about it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        cause = " ".join(str(error).split())  # it may have several lines
+        raise ValueError(f"cannot read the Parquet file {uri}/{name}: {cause}; restore or remove it") from error
+
+
+def _read_metadata(uri: str, name: str) -> pq.FileMetaData:
+    filesystem, path = open_filesystem(uri)
+    with _naming(uri, name):
+        return pq.read_metadata(f"{path}/{name}", filesystem=filesystem)
+
+
+def _read_schema(source: str, uri: str, name: str) -> pa.Schema:
+    """Return the schema of a file whose columns have types that can be read."""
+    filesystem, path = open_filesystem(uri)
+    with _naming(uri, name):
+        schema = pq.read_schema(f"{path}/{name}", filesystem=filesystem)
+    for column in ("image", "label"):
+        if column not in schema.names:
+            raise ValueError(
+                f"{name} in {source!r} has the columns {', '.join(schema.names)}; expected `image` and `label`"
             )
-            yield table.filter(pa.array(positions[ids] >= 0))
+    for column, expected in EXPECTED.items():
+        if column in schema.names and not _is_readable(column, schema.field(column).type):
+            raise ValueError(
+                f"{name} in {source!r} has a column `{column}` of type {schema.field(column).type}; expected {expected}"
+            )
+    return schema
+
+
+def _is_readable(column: str, found: pa.DataType) -> bool:
+    types = pa.types
+    if column == "image":
+        if types.is_struct(found):
+            index = found.get_field_index("bytes")
+            return index >= 0 and _is_readable("image", found.field(index).type)
+        return bool(types.is_binary(found) or types.is_large_binary(found) or types.is_fixed_size_binary(found))
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_string(found) or types.is_large_string(found) or types.is_null(found):
+        return True
+    numbers = types.is_integer(found) or types.is_floating(found) or types.is_boolean(found)
+    return column == "label" and bool(numbers)
 
 
 def parquet_signature(uri: str, names: list[str], files: dict[str, int]) -> str:
     """Return a sha256 over the names, sizes and row counts of the files used."""
-    filesystem, path = open_filesystem(uri)
-    rows = [pq.read_metadata(f"{path}/{name}", filesystem=filesystem).num_rows for name in names]
+    rows = [_read_metadata(uri, name).num_rows for name in names]
     listing = "".join(f"{name}\0{files[name]}\0{count}\n" for name, count in zip(names, rows, strict=True))
     return "parquet-" + hashlib.sha256(listing.encode()).hexdigest()
 
@@ -115,15 +182,18 @@ def open_parquet(source: str, uri: str, files: dict[str, int]) -> Source:
     """List a folder of Parquet files by reading their labels; `files` are its relative paths and sizes in bytes.
 
     `train*.parquet` hold the training rows; `test*.parquet` the test rows, or `validation*`/`val*` where there is no
-    test file or it has no labels. Column `image`: binary, or a struct with `bytes`. Column `label`: integers or
-    strings, null or -1 = unlabelled. Integer labels are named by the Hugging Face metadata or a column `label_name`,
-    else by themselves.
+    test file or it has no labels. Column `image`: binary, or a struct with `bytes`. Column `label`: integers,
+    whole-number floats (as pandas makes them of integers beside missing ones), booleans or strings; null, NaN or
+    -1 = unlabelled. Integers are named by the Hugging Face metadata or a column `label_name`, else by themselves.
 
-    Raises ValueError for missing files or columns, unlabelled test rows, and test classes that training lacks.
+    Raises ValueError for missing or broken files, columns that are missing or of other types, unlabelled test rows,
+    and test classes that training lacks.
     """
     train_names, candidates = split_names(files, source)
-    train = _read_labels(source, uri, train_names)
-    tests = [_read_labels(source, uri, names) for names in candidates]
+    used = [*train_names, *(name for names in candidates for name in names)]
+    schemas = {name: _read_schema(source, uri, name) for name in used}
+    train = _read_labels(source, uri, train_names, schemas)
+    tests = [_read_labels(source, uri, names, schemas) for names in candidates]
     labelled = [test for test in tests if len(_known(test.labels))]
     if not labelled:
         raise ValueError(
@@ -137,7 +207,6 @@ def open_parquet(source: str, uri: str, files: dict[str, int]) -> Source:
     train_labels, test_labels = _numbered(train.labels, index), _numbered(test.labels, index)
     if missing := int(np.count_nonzero(test_labels < 0)):
         raise ValueError(f"{missing} test rows of {source!r} have no label; remove them or label them")
-    used = [*train_names, *(name for names in candidates for name in names)]
     groups, mean_bytes = _groups(uri, [*train.names, *test.names])
     ids = np.arange(len(train_labels) + len(test_labels))
     return Source(
@@ -159,47 +228,59 @@ def _numbered(labels: pa.ChunkedArray, index: dict[int | str, int]) -> NDArray[n
     return np.asarray(pc.fill_null(found, -1), np.int32)
 
 
-def _read_labels(source: str, uri: str, names: list[str]) -> _Table:
+def _read_labels(source: str, uri: str, names: list[str], schemas: dict[str, pa.Schema]) -> _Table:
     filesystem, path = open_filesystem(uri)
-    labels: list[pa.ChunkedArray] = []
+    columns: list[pa.ChunkedArray] = []
     class_names: dict[int | str, str] = {}
     for name in names:
-        schema = pq.read_schema(f"{path}/{name}", filesystem=filesystem)
-        for column in ("image", "label"):
-            if column not in schema.names:
-                raise ValueError(
-                    f"{name} in {source!r} has the columns {', '.join(schema.names)}; expected `image` and `label`"
-                )
-        columns = ["label", "label_name"] if "label_name" in schema.names else ["label"]
-        table = pq.read_table(f"{path}/{name}", columns=columns, filesystem=filesystem)
-        column_type = pa.int64() if pa.types.is_integer(schema.field("label").type) else pa.string()
-        labels.append(table["label"].cast(column_type))
-        class_names |= _class_names(schema, table)
-    if len({column.type for column in labels}) > 1:
+        wanted = [column for column in ("label", "label_name") if column in schemas[name].names]
+        with _naming(uri, name):
+            table = pq.read_table(f"{path}/{name}", columns=wanted, filesystem=filesystem)
+            labels = _plain_labels(f"{name} in {source!r}", table["label"])
+            class_names |= _class_names(schemas[name], labels, table)
+        columns.append(labels)
+    types = {column.type for column in columns if column.null_count < len(column)}  # a file may lack any label
+    if len(types) > 1:
         raise ValueError(
             f"the labels of {', '.join(names[:10])} in {source!r} are integers in some files and strings in others"
         )
-    return _Table(names, pa.chunked_array([chunk for column in labels for chunk in column.chunks]), class_names)
+    label_type = types.pop() if types else pa.int64()
+    chunks = [chunk for column in columns for chunk in column.cast(label_type).chunks]
+    return _Table(names, pa.chunked_array(chunks, label_type), class_names)
 
 
-def _class_names(schema: pa.Schema, table: pa.Table) -> dict[int | str, str]:
+def _plain_labels(where: str, labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return labels as int64 or strings."""
+    if pa.types.is_dictionary(labels.type):
+        labels = labels.cast(labels.type.value_type)
+    if pa.types.is_floating(labels.type):
+        labels = labels.cast(pa.float64())
+        labels = pc.if_else(pc.is_nan(labels), pa.scalar(None, pa.float64()), labels)
+        is_whole = pc.and_(pc.is_finite(labels), pc.equal(labels, pc.floor(labels)))
+        if broken := pc.unique(labels.filter(pc.invert(is_whole))).to_pylist():
+            raise ValueError(f"{where} has the labels {broken[:10]}; expected whole numbers or strings")
+        return labels.cast(pa.int64())
+    is_number = pa.types.is_integer(labels.type) or pa.types.is_null(labels.type)
+    return labels.cast(pa.int64() if is_number else pa.string())
+
+
+def _class_names(schema: pa.Schema, labels: pa.ChunkedArray, table: pa.Table) -> dict[int | str, str]:
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
     if names:
         return dict(enumerate(names))
     if "label_name" not in table.column_names:
         return {}
-    pairs = table.select(["label", "label_name"]).set_column(1, "label_name", table["label_name"].cast(pa.string()))
+    pairs = pa.table({"label": labels, "label_name": table["label_name"].cast(pa.string())})
     return {
         row["label"]: row["label_name"] for row in pairs.group_by(["label", "label_name"]).aggregate([]).to_pylist()
     }
 
 
 def _groups(uri: str, names: list[str]) -> tuple[list[tuple[str, int, int, int]], float]:
-    filesystem, path = open_filesystem(uri)
     groups, first, size = [], 0, 0
     for name in names:
-        metadata = pq.read_metadata(f"{path}/{name}", filesystem=filesystem)
+        metadata = _read_metadata(uri, name)
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             groups.append((name, index, first, group.num_rows))

@@ -11,6 +11,7 @@ Split = Literal["train", "test"]
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+BUILT_IN_NAMES = ("digits", "cifar10")  # sources that are names, not paths
 
 SCHEMA = pa.schema(
     [

@@ -15,7 +15,7 @@ from datasets.blocks import ordered, quiet_ray_data
 from datasets.filesystem import absolute, is_local, list_files, open_filesystem
 from datasets.images import Rows, Source
 from datasets.manifest import read_manifest
-from datasets.schema import FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardFile, Split
+from datasets.schema import BUILT_IN_NAMES, FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardFile, Split
 from datasets.sources import open_source, source_signature
 from datasets.splits import label_ranks
 from datasets.writer import NAMED, ShardPlan, shard_name, write_shard
@@ -33,14 +33,17 @@ def write_shards(
     label_seed: int = 0,
     train_limit: int | None = None,
     test_limit: int | None = None,
+    train_images: int | None = None,
+    classes: int | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Manifest:
     """Write a source as shards, training rows ordered by (label rank, id), unlabelled rows last; return the manifest.
 
     Runs on Ray Data, which starts Ray unless it runs. `destination` is a folder or URI that is new, empty, or holds
-    shards of the same source and settings, which are then left alone. `shard_bytes` is the size aimed at. Every image
-    is decoded once. Raises ValueError for a faulty source, unreadable images (named), and a destination that cannot be
-    used.
+    shards of the same source and settings, which are then left alone. `train_images` (after the limits) and `classes`
+    are the numbers that the caller expects, compared before anything is written. `shard_bytes` is the size aimed at.
+    Every image is decoded once. Raises ValueError for a faulty source, numbers other than expected, unreadable images
+    (named), files that cannot be read or written, and a destination that cannot be used.
     """
     settings = {"label_seed": label_seed, "train_limit": train_limit, "test_limit": test_limit}
     if label_seed < 0 or shard_bytes < 1:
@@ -48,11 +51,15 @@ def write_shards(
             f"found label_seed {label_seed} and shard_bytes {shard_bytes}; expected 0 or more, and 1 or more"
         )
     uri = absolute(destination)
-    if f"{uri}/".startswith(f"{absolute(source)}/"):
+    if source not in BUILT_IN_NAMES and f"{uri}/".startswith(f"{absolute(source)}/"):
         raise ValueError(f"the destination {destination!r} lies within the source {source!r}; name another folder")
     if (finished := _prepare(uri, destination, {"source_signature": source_signature(source), **settings})) is not None:
+        _check_expected(source, "training images", finished.train_images, train_images)
+        _check_expected(source, "classes", len(finished.classes), classes)
         return finished
     opened = open_source(source, train_limit=train_limit, test_limit=test_limit)
+    _check_expected(source, "training images", len(opened.train.ids), train_images)
+    _check_expected(source, "classes", len(opened.classes), classes)
     ranks = label_ranks(opened.train.labels, label_seed)
     order = np.lexsort((opened.train.ids, ranks))  # NaN, the unlabelled, sorts last
     row_group_rows = int(np.clip(len(order) // 200, 16, 256))  # a fraction of 1 % is read in about two row groups
@@ -64,6 +71,14 @@ def write_shards(
     manifest = _manifest(opened, train, test, row_group_rows, settings)
     _finish(uri, manifest)
     return manifest
+
+
+def _check_expected(source: str, what: str, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise ValueError(
+            f"the source {source!r} has {found:,} {what}, expected {expected:,}; correct the expected number, or name "
+            "the source and limits that have it"
+        )
 
 
 def _prepare(uri: str, destination: str, inputs: dict[str, Any]) -> Manifest | None:
@@ -117,7 +132,10 @@ def _write_split(
     row_group_rows: int,
     shard_bytes: int,
 ) -> list[dict[str, Any]]:
-    """Write the shards of one split in the order of `rows`; return what `writer.write_shard` found, in order."""
+    """Write the shards of one split in the order of `rows`; return what `writer.write_shard` found, in order.
+
+    Raises ValueError with the cause's message where a task could not read or write a file.
+    """
     mean_bytes = max(1.0, source.images.mean_bytes(rows.ids))
     plan = ShardPlan(
         split=split,
@@ -145,7 +163,12 @@ def _write_split(
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )
-    return sorted(found.take_all(), key=lambda shard: shard["first_position"])
+    shards = []
+    for shard in found.iter_rows():  # the first error ends the run: a full disk would fail every later shard too
+        if shard["error"] is not None:
+            raise ValueError(shard["error"])
+        shards.append(shard)
+    return sorted(shards, key=lambda shard: shard["first_position"])
 
 
 def _raise_unreadable(source: str, uri: str, shards: list[dict[str, Any]]) -> None:

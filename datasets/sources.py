@@ -16,7 +16,9 @@ from datasets.filesystem import absolute, is_local, list_files
 from datasets.folder import folder_signature, open_folder
 from datasets.images import EncodedImages, Rows, Source
 from datasets.parquet import open_parquet, parquet_signature, split_names
+from datasets.schema import BUILT_IN_NAMES, MANIFEST_NAME
 from datasets.splits import balanced_subset
+from datasets.writer import shard_name
 
 CACHE = Path("~/.cache/labelscale")
 
@@ -26,7 +28,7 @@ def open_source(source: str, *, train_limit: int | None = None, test_limit: int 
 
     `train_limit`, `test_limit`: keep a class-balanced, deterministic subset of that many images. Ids and the signature
     are those of the whole source. See `folder.open_folder` and `parquet.open_parquet` for the layouts. Raises
-    ValueError for an unknown source, a missing path, and whatever is wrong with its layout.
+    ValueError for an unknown source, a missing path, a folder of shards, and whatever is wrong with its layout.
     """
     opened = _open(source)
     if train_limit is not None:
@@ -39,9 +41,9 @@ def open_source(source: str, *, train_limit: int | None = None, test_limit: int 
 def source_signature(source: str) -> str:
     """Return a string that changes when the source does, from names, sizes and row counts only.
 
-    Raises ValueError for an unknown source or a missing path.
+    Raises ValueError for an unknown source, a missing path or a folder of shards.
     """
-    if source in BUILT_IN:
+    if source in BUILT_IN_NAMES:
         return BUILT_IN[source][0]
     uri, files = _list(source)
     if not _is_parquet(files):
@@ -51,7 +53,7 @@ def source_signature(source: str) -> str:
 
 
 def _open(source: str) -> Source:
-    if source in BUILT_IN:
+    if source in BUILT_IN_NAMES:
         return BUILT_IN[source][1](source)
     uri, files = _list(source)
     return open_parquet(source, uri, files) if _is_parquet(files) else open_folder(source, uri)
@@ -61,16 +63,21 @@ def _list(source: str) -> tuple[str, dict[str, int]]:
     """Return the absolute URI of a folder and the files directly in it."""
     uri = absolute(source)
     if is_local(uri) and not Path(uri).is_dir():
-        kinds = f"expected {', '.join(BUILT_IN)}, an image folder or a folder of Parquet files"
+        kinds = f"expected {', '.join(BUILT_IN_NAMES)}, an image folder or a folder of Parquet files"
         if Path(uri).exists():
             raise ValueError(f"{source!r} is a file; {kinds}")
-        if "/" not in source and (close := difflib.get_close_matches(source, BUILT_IN, n=1)):
+        if "/" not in source and (close := difflib.get_close_matches(source, BUILT_IN_NAMES, n=1)):
             raise ValueError(f"unknown source {source!r}; did you mean {close[0]!r}? {kinds.capitalize()}")
         beside = [path.name for path in Path(uri).parent.iterdir()] if Path(uri).parent.is_dir() else []
         close = difflib.get_close_matches(Path(uri).name, beside, n=1)
         hint = f"; did you mean {str(Path(source).parent / close[0])!r}?" if close else ""
         raise ValueError(f"there is no folder {source!r}; {kinds}{hint}")
-    return uri, list_files(uri, recursive=False)[0]
+    files = list_files(uri, recursive=False)[0]
+    if MANIFEST_NAME in files and shard_name("train", 0) in files:
+        raise ValueError(
+            f"{source!r} already holds shards, which cannot be sharded again; use the folder as it is as `data.source`"
+        )
+    return uri, files
 
 
 def _is_parquet(files: dict[str, int]) -> bool:
@@ -137,3 +144,5 @@ BUILT_IN: dict[str, tuple[str, Callable[[str], Source]]] = {
     "cifar10": ("cifar10-1", _open_cifar10),
 }
 """Name -> signature, and the function that lists it."""
+
+assert tuple(BUILT_IN) == BUILT_IN_NAMES

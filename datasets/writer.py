@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,12 +44,23 @@ def shard_name(split: Split, start: int) -> str:
 def write_shard(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> pa.Table:
     """Validate and write one shard; return one row of what was found, or none for an empty block.
 
-    `block`: position and name of consecutive rows, with `image` or the `path` to read it from. `rows`: id, label and
-    label_rank of the whole split. When an image is unreadable nothing is written and the row names the first ones in
-    `unreadable`.
+    `block`: position and name of consecutive rows, with `image` (and perhaps `error`) or the `path` to read it from.
+    `rows`: id, label and label_rank of the whole split. When an image is unreadable nothing is written and the row
+    names the first ones in `unreadable`. A file that cannot be read or written gives a row with nothing but `error`,
+    because an exception would reach the driver as one of Ray's, without its cause.
     """
     if not block.num_rows:
-        return pa.table({"split": pa.array([], pa.string())})
+        return FOUND.empty_table()
+    try:
+        found = _write_images(plan, block, rows)
+    except (ValueError, OSError) as error:
+        found = {"error": str(error)}
+    return pa.Table.from_pylist([found], schema=FOUND)
+
+
+def _write_images(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> dict[str, Any]:
+    if "error" in block.column_names and (errors := block["error"].drop_null().to_pylist()):
+        raise ValueError(errors[0])
     positions = block["position"].to_numpy()
     start, count = int(positions[0]), len(positions)
     full = min(plan.rows_per_shard, rows.num_rows - start)
@@ -83,7 +95,7 @@ def write_shard(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> pa.Table:
         file = _encode(plan, pa.table(columns, schema=SCHEMA))
         _write(f"{plan.destination}/{found['name']}{plan.suffix}", file)
         found |= {"bytes": file.size, "sha256": hashlib.sha256(file).hexdigest()}
-    return pa.Table.from_pylist([found], schema=FOUND)
+    return found
 
 
 FOUND = pa.schema(
@@ -104,6 +116,7 @@ FOUND = pa.schema(
         ("unreadable_count", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
+        ("error", pa.string()),
     ]
 )
 
@@ -154,5 +167,8 @@ def _encode(plan: ShardPlan, table: pa.Table) -> pa.Buffer:
 
 def _write(uri: str, data: pa.Buffer) -> None:
     filesystem, path = open_filesystem(uri)
-    with filesystem.open_output_stream(path, compression=None) as stream:
-        stream.write(data)
+    try:
+        with filesystem.open_output_stream(path, compression=None) as stream:
+            stream.write(data)
+    except OSError as error:
+        raise OSError(f"cannot write {uri}: {error}; make room or name another destination, and shard again") from error

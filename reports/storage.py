@@ -38,7 +38,7 @@ class Storage:
             self._prefix = str(uri_or_path).rstrip("/")
         else:
             self.filesystem = fs.LocalFileSystem()
-            self._base = str(Path(uri_or_path).expanduser().resolve())
+            self._base = _resolved(uri_or_path)
             self._prefix = self._base
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
         if self.is_local:
@@ -109,7 +109,16 @@ class Storage:
             ) from error
 
 
+def _resolved(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().resolve())
+    except RuntimeError as error:  # ~nobody
+        raise ValueError(f"cannot use the storage {path!r}: {error}") from error
+
+
 def _filesystem_of(uri: str) -> tuple[fs.FileSystem, str]:
+    if uri.endswith("://"):
+        raise ValueError(f"the storage URL {uri!r} names no bucket or folder; expected one such as s3://bucket/runs")
     try:
         filesystem, base = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError) as error:

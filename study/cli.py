@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from dataclasses import replace
 
 from datasets.filesystem import absolute
 from reports.build import StudyInfo, write_report
@@ -96,8 +97,12 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def current_plan(study: Study, storage: Storage) -> Plan:
-    """The plan with what storage holds now."""
-    return make_plan(study, find_images(study, storage), record_ids(storage))
+    """The plan with what storage holds now; a record that cannot be read is named and does not count."""
+    made = make_plan(study, find_images(study, storage), record_ids(storage))
+    records, problems = read_records(storage, made.finished)
+    for problem in problems:
+        print(f"not a record: {problem.path}: {problem.reason}; delete or restore it", file=sys.stderr)
+    return replace(made, finished=frozenset(record.id for record in records))
 
 
 def launch(options: argparse.Namespace) -> int:
@@ -119,7 +124,8 @@ def launch(options: argparse.Namespace) -> int:
     for id in launched.skipped:
         print(f"skipped: {id}: its parent {launched.plan.trials[id].spec.parent} has no result", file=sys.stderr)
     missing, planned = len(launched.plan.missing()), len(launched.plan.trials)
-    print(f"{missing} of {planned} trials have no record; launch again to run them", file=sys.stderr)
+    again = "mend what failed, then launch again" if launched.failures else "launch again to go on"
+    print(f"{missing} of {planned} trials have no record; {again}", file=sys.stderr)
     return 1
 
 
@@ -176,7 +182,7 @@ def _write_report(study: Study, made: Plan, storage: Storage, destination: str |
 def shard(options: argparse.Namespace) -> int:
     """Write shards and say what they hold."""
     from datasets.shards import write_shards
-    from study.launch import ray_cluster
+    from study.cluster import ray_cluster
 
     destination = absolute(options.destination)
     with ray_cluster(None):

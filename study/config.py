@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trainables.architecture import parse_architecture
 from trainables.spec import (
+    STAGES,
     DistillRecipe,
     FinetuneRecipe,
     LinearRecipe,
@@ -125,8 +126,7 @@ class Stages(Spec):
 
     def named(self) -> tuple[Stage, ...]:
         """The stages present, parents before children."""
-        order: tuple[Stage, ...] = ("pretrain", "linear", "finetune", "supervised", "distill")
-        return tuple(stage for stage in order if getattr(self, stage) is not None)
+        return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
 
 
 class Execution(Spec):
@@ -158,7 +158,7 @@ class Execution(Spec):
 class Grid(Spec):
     """The cartesian product of `axes`; `stages` restricts which stages its cells run (default: all of the study's)."""
 
-    axes: dict[str, list[Scalar]]
+    axes: dict[str, list[Any]]
     stages: list[Stage] | None = None
 
 
@@ -171,29 +171,6 @@ class Study(Spec):
     grid: list[Grid] = Field(min_length=1)
     stages: Stages
     execution: Execution = Execution()
-
-
-def parse_study(raw: dict[str, Any], where: str = "study") -> Study:
-    """Validate a plain mapping into a `Study`; see `load_study` for the errors."""
-    raw = dict(raw)
-    if "grid" in raw:
-        entries = raw["grid"] if isinstance(raw["grid"], list) else [raw["grid"]]
-        raw["grid"] = [_plain_grid(entry) for entry in entries]
-    try:
-        study = Study.model_validate(raw)
-    except ValidationError as error:
-        raise ValueError(f"{where}: " + "\n".join(explain_errors(error, Study))) from None
-    for grid in study.grid:
-        _check_grid(study, grid)
-    return study
-
-
-def _plain_grid(entry: Any) -> Any:
-    """Split a grid entry as written (axes beside `stages`) into the fields of `Grid`; one value is a list of one."""
-    if not isinstance(entry, dict):
-        return entry
-    axes = {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key != "stages"}
-    return {"axes": axes, "stages": entry.get("stages")}
 
 
 def explain_errors(error: ValidationError, model: type[Spec]) -> list[str]:
@@ -232,87 +209,3 @@ def _fields_at(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         current = next(c for c in candidates if isinstance(c, type) and issubclass(c, Spec))
     return list(current.model_fields)
-
-
-def _check_grid(study: Study, grid: Grid) -> None:
-    """Refuse axes that do not exist, values of a wrong type or range, and cells that cannot be run."""
-    known = [*NAMED_AXES, *(f"{stage}." for stage in study.stages.named())]
-    for axis, values in grid.axes.items():
-        if not values:
-            raise ValueError(f"grid axis `{axis}` has no values")
-        if len(set(map(repr, values))) != len(values):
-            raise ValueError(f"grid axis `{axis}` names a value twice: {values}")
-        if axis in NAMED_AXES:
-            _check_axis(axis, values)
-        elif axis.partition(".")[0] not in study.stages.named() or "." not in axis:
-            near = difflib.get_close_matches(axis, known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(NAMED_AXES)}, or a stage's setting"
-            raise ValueError(f"unknown grid axis `{axis}`; {hint} (a setting is written stage.path)")
-        else:
-            _check_setting(study, axis, values)
-    for required in ("architecture", "label_fraction"):
-        if required not in grid.axes:
-            raise ValueError(f"every grid needs the axis `{required}`; found {', '.join(grid.axes)}")
-    for stage in grid.stages or []:
-        if stage not in study.stages.named():
-            raise ValueError(f"the grid asks for stage `{stage}`, which `stages` does not describe")
-    deepest = min(int(depth) for depth in grid.axes.get("head_depth", [3]))
-    for layer in grid.axes.get("head_layer", [1]):
-        if int(layer) > deepest:
-            raise ValueError(
-                f"head_layer {layer} of a projection head with {deepest} layers does not exist (0 is the encoder "
-                f"output, {deepest} the head's output); write one grid per head_depth if the layers differ"
-            )
-
-
-def _check_setting(study: Study, axis: str, values: list[Scalar]) -> None:
-    """Refuse an axis over a stage's setting that does not exist, or values that it cannot have."""
-    stage, _, path = axis.partition(".")
-    recipe = getattr(study.stages, stage)
-    for value in values:
-        plain = recipe.model_dump(mode="json")
-        set_path(plain, path, value, f"grid axis `{axis}`")
-        try:
-            type(recipe).model_validate(plain)
-        except ValidationError as error:
-            raise ValueError(f"grid axis `{axis}`: " + "; ".join(explain_errors(error, type(recipe)))) from None
-
-
-def set_path(plain: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Set a dotted path of a mapping that has it already.
-
-    Raises:
-        ValueError: there is no such path; the nearest key is named.
-    """
-    node: Any = plain
-    *parents, last = path.split(".")
-    for key in parents:
-        node = _below(node, key, path, where)
-    _below(node, last, path, where)
-    node[last] = value
-
-
-def _below(node: Any, key: str, path: str, where: str) -> Any:
-    if isinstance(node, dict) and key in node:
-        return node[key]
-    known = list(node) if isinstance(node, dict) else []
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known) or 'nothing below it'}"
-    raise ValueError(f"{where}: no setting `{path}`; {hint}")
-
-
-def _check_axis(axis: str, values: list[Scalar]) -> None:
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, NAMED_AXES[axis]):
-            expected = " or ".join(kind.__name__ for kind in NAMED_AXES[axis])
-            raise ValueError(f"grid axis `{axis}` has the value {value!r}, expected {expected}")
-        if axis == "architecture":
-            parse_architecture(str(value))
-        elif axis == "label_fraction" and not 0 < float(value) <= 1:
-            raise ValueError(f"label_fraction {value} is outside (0, 1]: 0.01 is one percent, 1 is all labels")
-        elif axis == "temperature" and not float(value) > 0:
-            raise ValueError(f"temperature {value} must be above 0; the paper uses 0.1 and 1")
-        elif axis == "head_depth" and not 2 <= int(value) <= 4:
-            raise ValueError(f"head_depth {value} is outside 2 to 4, the depths of the paper's projection heads")
-        elif axis in ("head_layer", "seed") and int(value) < 0:
-            raise ValueError(f"{axis} {value} must be 0 or more")

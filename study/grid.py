@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from study.config import AXES_OF_STAGE, Grid, Rule, Scalar, Study, explain_errors, set_path
+from study.check import set_path
+from study.config import AXES_OF_STAGE, Grid, Rule, Scalar, Study, explain_errors
 from study.trial import DataIdentity, TrialSpec
 from trainables.spec import SETTINGS, Settings, Stage
 

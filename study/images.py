@@ -6,14 +6,12 @@ from pathlib import Path
 
 from datasets.filesystem import absolute, is_local
 from datasets.manifest import has_manifest, read_manifest
-from datasets.schema import Manifest
+from datasets.schema import BUILT_IN_NAMES, Manifest
 from datasets.splits import labelled_rows
 from reports.storage import Storage
 from study.config import Data, Study
 from study.plan import ExpectedImages
 from study.trial import DataIdentity
-
-BUILT_IN = ("digits", "cifar10")
 
 
 class ShardedImages:
@@ -30,7 +28,7 @@ class ShardedImages:
 def shards_of(data: Data, storage: Storage) -> str:
     """Where a study's shards are, or will be: its source if that holds shards already, else a folder of the storage."""
     source = absolute(data.source)
-    if data.source not in BUILT_IN and has_manifest(source):
+    if data.source not in BUILT_IN_NAMES and has_manifest(source):
         return source
     return storage.uri("data", DataIdentity.of(data).folder())
 
@@ -66,6 +64,8 @@ def make_images(study: Study, storage: Storage) -> ShardedImages:
             label_seed=data.label_seed,
             train_limit=data.train_limit,
             test_limit=data.test_limit,
+            train_images=expected_train_images(data),
+            classes=data.classes,
         )
         _check_expectations(data, manifest, shards)
     found = find_images(study, storage)
@@ -96,9 +96,14 @@ def check_source(study: Study, storage: Storage) -> None:
 
 def source_is_here(data: Data, shards: str) -> bool:
     """Whether the source can be compared with its shards: it is not the shards themselves, and it exists."""
-    if data.source in BUILT_IN:
+    if data.source in BUILT_IN_NAMES:
         return True
     return is_local(data.source) and absolute(data.source) != shards and Path(absolute(data.source)).exists()
+
+
+def expected_train_images(data: Data) -> int:
+    """The number of training images after the limit, if there is one."""
+    return data.train_images if data.train_limit is None else min(data.train_images, data.train_limit)
 
 
 def _check_expectations(data: Data, manifest: Manifest, shards: str) -> None:
@@ -108,7 +113,7 @@ def _check_expectations(data: Data, manifest: Manifest, shards: str) -> None:
                 f"the shards in {shards} were made with {key} {getattr(manifest, key)}, the study asks for "
                 f"{getattr(data, key)}: correct data.{key}, or shard the images again into another folder"
             )
-    expected = min(data.train_images, data.train_limit or data.train_images)
+    expected = expected_train_images(data)
     for what, found, wanted, key in (
         ("training images", manifest.train_images, expected, "train_images"),
         ("classes", len(manifest.classes), data.classes, "classes"),
@@ -116,5 +121,5 @@ def _check_expectations(data: Data, manifest: Manifest, shards: str) -> None:
         if found != wanted:
             raise ValueError(
                 f"the data set {data.name!r} ({shards}) has {found:,} {what}, the study expects {wanted:,}: "
-                f"correct data.{key}, or data.source ({data.source})"
+                f"correct data.{key}, or delete {shards} if it was made from another source than {data.source}"
             )

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
-import socket
 import subprocess
 import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from reports.records import Failure, read_failures, read_records, record_ids
 from reports.storage import Storage
+from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_workers
 from study.config import Study
 from study.failures import note_death
 from study.images import ShardedImages, check_source, find_images, make_images
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.trial import canonical_json
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -55,14 +46,14 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
     plan = finished_plan(study, storage, images)
     if not plan.missing():
         return Launched(plan, {}, [])
-    with ray_cluster(address):
+    with ray_cluster(address, storage):
         if address is not None:
             check_storage_is_shared(storage)
         if not isinstance(images, ShardedImages):
             display.say(f"sharding {study.data.source} for {study.name}")
         images = make_images(study, storage)
         plan = finished_plan(study, storage, images)
-        skipped = run_plan(plan, storage, images, display)
+        skipped = run_plan(plan, storage, images, display, may_grow=address is not None)
     plan = finished_plan(study, storage, images)
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped)
@@ -93,92 +84,11 @@ def finished_plan(study: Study, storage: Storage, images: ShardedImages | Expect
     return plan
 
 
-SETTINGS_OF_RAY = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # workers are polled, and their end is seen at the next poll
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
-}
-NOT_UPLOADED = ["/runs/", "/.*/", "/build/", "__pycache__/"]
+def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, *, may_grow: bool) -> list[str]:
+    """Run every missing trial of a plan; returns the ids that were skipped because a parent failed.
 
-
-@contextmanager
-def ray_cluster(address: str | None) -> Iterator[None]:
-    """Ray for the time of a launch: a private one on this machine, or the cluster at `address`.
-
-    Raises:
-        ValueError: no cluster at the address, or an address of Ray Client, in which a study cannot be driven.
+    `may_grow`: the cluster may get more nodes than it has now.
     """
-    if address is not None and address.startswith("ray://"):
-        raise ValueError(
-            f"--address {address}: a study is driven from inside its cluster; run the launch on the head node with "
-            "--address auto (`ray exec cluster.yaml ...`), or submit it as a Ray job"
-        )
-    if address is not None and address != "auto":
-        _check_that_something_listens(address)
-    for name, value in SETTINGS_OF_RAY.items():
-        os.environ.setdefault(name, value)
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private, and bound to the loopback address
-    import ray
-    import ray.data
-
-    start = functools.partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
-    try:
-        if address is None:
-            start(address="local", include_dashboard=False)
-        else:
-            uploaded = {"working_dir": str(ROOT), "excludes": NOT_UPLOADED, "env_vars": SETTINGS_OF_RAY}
-            start(address=address, runtime_env=uploaded)
-    except ConnectionError as error:
-        raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); is it up?") from error
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_that_something_listens(address: str) -> None:
-    """Refuse an address at which nobody listens: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); expected HOST:PORT") from error
-
-
-def check_storage_is_shared(storage: Storage) -> None:
-    """Refuse a storage on this machine's disk if the cluster's other nodes do not see it.
-
-    Raises:
-        ValueError: a node does not find the file that was written here.
-    """
-    if not storage.is_local:
-        return
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    token = f"shared-{uuid.uuid4().hex}"
-    storage.write_bytes(b"", token)
-    try:
-        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        sees: Any = ray.remote(num_cpus=0)(lambda root: Storage(root).exists(token))
-        for node in nodes:
-            pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-            if not ray.get(pinned.remote(storage.root)):
-                raise ValueError(
-                    f"the storage {storage.root} is not seen by every node of the cluster; "
-                    "give a shared folder or a URL such as s3://bucket/runs"
-                )
-    finally:
-        storage.delete(token)
-
-
-def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any) -> list[str]:
-    """Run every missing trial of a plan; returns the ids that were skipped because a parent failed."""
     from ray import tune
 
     from study.execute import run_trial
@@ -186,7 +96,10 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any) 
 
     execution, launched_at = plan.study.execution, datetime.now(UTC)
     commit, dirty = git_state()
-    max_workers = worker_slots(plan)
+    room = room_for_workers(execution.per_worker)
+    max_workers = worker_slots(plan, room, may_grow=may_grow)
+    if room < 1:
+        display.say(f"no node has room for {execution.per_worker} now: waiting for the cluster to grow")
     searcher = GraphSearcher(
         plan,
         make_config=lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)},
@@ -265,26 +178,20 @@ def _booked_by_trial(per_worker: dict[str, float]) -> dict[str, float]:
     return {"CPU": 0.0, **booked(per_worker)}
 
 
-def worker_slots(plan: Plan) -> int:
-    """How many workers may be in flight: the study's cap, else as many as the nodes have room for now.
+def worker_slots(plan: Plan, room: int, *, may_grow: bool) -> int:
+    """How many workers may be in flight: the study's cap, and on a cluster that cannot grow no more than there is room.
 
     Raises:
         ValueError: a trial asks for more workers than there may ever be.
     """
-    import ray
-
     execution = plan.study.execution
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    room = sum(
-        min(int(node.get(name, 0.0) // amount) for name, amount in execution.per_worker.items()) for node in nodes
-    )
-    slots = room if execution.max_workers is None else execution.max_workers
+    cap = execution.max_workers
+    slots = room if cap is None else cap if may_grow else min(cap, room)
     widest = max(plan.missing().values(), key=lambda trial: trial.workers)
     if widest.workers > slots:
-        has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in execution.per_worker) for node in nodes)
         raise ValueError(
-            f"{widest.id} asks for {widest.workers} workers of {execution.per_worker}, but there is room for {slots} "
-            f"(the nodes have {has}); lower execution.workers or execution.per_worker, launch on a bigger cluster, "
-            "or set execution.max_workers for a cluster that grows on demand"
+            f"{widest.id} asks for {widest.workers} workers of {execution.per_worker}, but there is room for {slots}; "
+            "lower execution.workers or execution.per_worker, launch on a bigger cluster, or set execution.max_workers "
+            "for a cluster that grows on demand"
         )
     return slots

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from study.config import AXES_OF_STAGE, Study, parse_study
+from study.check import check_grid
+from study.config import AXES_OF_STAGE, Study, explain_errors
 
 
 class _Loader(yaml.SafeLoader):
@@ -68,6 +70,29 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "grid"
         merged[key] = _merged(merged[key], value) if both else value
     return merged
+
+
+def parse_study(raw: dict[str, Any], where: str = "study") -> Study:
+    """Validate a plain mapping into a `Study`; see `load_study` for the errors."""
+    raw = dict(raw)
+    if "grid" in raw:
+        entries = raw["grid"] if isinstance(raw["grid"], list) else [raw["grid"]]
+        raw["grid"] = [_plain_grid(entry) for entry in entries]
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(f"{where}: " + "\n".join(explain_errors(error, Study))) from None
+    for grid in study.grid:
+        check_grid(study, grid)
+    return study
+
+
+def _plain_grid(entry: Any) -> Any:
+    """Split a grid entry as written (axes beside `stages`) into the fields of `Grid`; one value is a list of one."""
+    if not isinstance(entry, dict):
+        return entry
+    axes = {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key != "stages"}
+    return {"axes": axes, "stages": entry.get("stages")}
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

@@ -47,7 +47,8 @@ class ExpectedImages:
     @classmethod
     def of(cls, study: Study) -> ExpectedImages:
         data = study.data
-        return cls(min(data.train_images, data.train_limit or data.train_images), data.classes)
+        limit = data.train_images if data.train_limit is None else data.train_limit
+        return cls(min(data.train_images, limit), data.classes)
 
     def labelled(self, label_fraction: float) -> int:
         return max(self.classes, math.floor(label_fraction * self.train_images + 1e-6))  # 0.29 x 100 is 28.99...

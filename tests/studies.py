@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from study.config import Study, parse_study
+from study.config import Study
+from study.load import parse_study
 
 
 def tiny(**changes: Any) -> dict[str, Any]:

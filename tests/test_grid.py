@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies import tiny, tiny_study
-from study.config import parse_study
 from study.grid import expand
+from study.load import parse_study
 from study.trial import canonical_json, parse_trial
 from trainables.spec import DistillSettings, FinetuneSettings
 

@@ -191,6 +191,48 @@ def test_a_destination_that_cannot_be_used_is_an_error(tmp_path):
         write_shards(str(photos), str(tmp_path))
 
 
+def test_a_shard_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "test-0000000000.parquet.partial").mkdir()
+    with pytest.raises(ValueError, match=r"^cannot write .*/test-0000000000.parquet.partial: .*make room") as error:
+        write_shards("digits", str(tmp_path), train_limit=50, test_limit=10)
+    assert "ray" not in str(error.value).lower() and not has_manifest(str(tmp_path))
+
+
+def test_a_parquet_file_that_breaks_off_is_explained(tmp_path):
+    photo_folder(tmp_path / "photos")
+    parquet = tmp_path / "parquet"
+    photo_parquet(parquet, tmp_path / "photos")
+    group = pq.read_metadata(parquet / "train-1.parquet").row_group(1)
+    column = group.column(0)
+    start = min(offset for offset in (column.dictionary_page_offset, column.data_page_offset) if offset)
+    data = bytearray((parquet / "train-1.parquet").read_bytes())
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    (parquet / "train-1.parquet").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^cannot read the Parquet file .*/train-1.parquet: .*restore or remove it$"):
+        write_shards(str(parquet), str(tmp_path / "shards"))
+    assert not has_manifest(str(tmp_path / "shards"))
+
+
+def test_a_folder_named_like_a_built_in_source_may_be_the_destination(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert write_shards("digits", "digits", train_limit=50, test_limit=10) == read_manifest(str(tmp_path / "digits"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [({"train_images": 60}, "50 training images, expected 60"), ({"classes": 11}, "10 classes, expected 11")],
+)
+def test_numbers_other_than_expected_are_refused_before_writing(tmp_path, expected, message):
+    limits = {"train_limit": 50, "test_limit": 10}
+    with pytest.raises(ValueError, match=f"'digits' has {message}"):
+        write_shards("digits", str(tmp_path), **limits, **expected)
+    assert list(tmp_path.iterdir()) == []
+    made = write_shards("digits", str(tmp_path), **limits, train_images=50, classes=10)
+    with pytest.raises(ValueError, match=f"'digits' has {message}"):
+        write_shards("digits", str(tmp_path), **limits, **expected)
+    assert read_manifest(str(tmp_path)) == made
+
+
 def test_missing_shards_and_foreign_manifests_are_explained(tmp_path):
     manifest = write_shards("digits", str(tmp_path), train_limit=50, test_limit=10)
     (tmp_path / manifest.files[0].name).write_bytes(b"")

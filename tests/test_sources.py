@@ -87,6 +87,15 @@ def test_the_signature_of_a_folder_follows_names_and_sizes(tmp_path):
     assert source_signature(folder) != before
 
 
+@pytest.mark.parametrize("hidden", ["train/.ipynb_checkpoints/x.png", "train/a/.cache/x.png", "train/a/.x.png"])
+def test_hidden_folders_and_files_are_passed_over(tmp_path, hidden):
+    folder = write_images(tmp_path, "train/a/1.png", "test/a/1.png")
+    before = source_signature(folder)
+    source = open_source(write_images(tmp_path, hidden))
+    assert source.classes == ("a",) and source.images.paths == ["train/a/1.png", "test/a/1.png"]
+    assert source_signature(folder) == before
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -178,6 +187,59 @@ def test_faulty_parquet_is_explained(tmp_path, files, message):
         write_parquet(tmp_path, f"{name}.parquet", labels)
     with pytest.raises(ValueError, match=message):
         open_source(str(tmp_path))
+
+
+def test_parquet_labels_that_pandas_made_floats_or_categories_are_integers_and_strings(tmp_path):
+    write_parquet(tmp_path, "train.parquet", [0.0, 1.0, None, float("nan"), -1.0], label_name=["a", "b", "a", "b", "a"])
+    source = open_source(write_parquet(tmp_path, "test.parquet", [1, 0]))
+    assert source.classes == ("a", "b")
+    assert source.train.labels.tolist() == [0, 1, -1, -1, -1] and source.test.labels.tolist() == [1, 0]
+    write_parquet(tmp_path, "train.parquet", [0.0, 1.5, float("inf")])
+    with pytest.raises(ValueError, match=r"train.parquet in .* has the labels \[1.5, inf\]; expected whole numbers"):
+        open_source(str(tmp_path))
+
+    words = tmp_path / "words"
+    words.mkdir()
+    write_parquet(words, "train-0.parquet", ["dog", "cat"], pa.dictionary(pa.int8(), pa.string()))
+    write_parquet(words, "train-1.parquet", [None, None], pa.null())
+    source = open_source(write_parquet(words, "test.parquet", ["cat"]))
+    assert source.classes == ("cat", "dog") and source.train.labels.tolist() == [1, 0, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": [[0], [1]]}, "`label` of type list<.*int64>; expected integers, whole-number floats"),
+        ({"image": [1, 2]}, "`image` of type int64; expected binary, or a struct"),
+        ({"image": ["a.png", "b.png"]}, "`image` of type string; expected binary"),
+        ({"image": [{"path": "a"}, {"path": "b"}]}, "`image` of type struct<path: string>; expected binary"),
+        ({"image": [{"bytes": 1}, {"bytes": 2}]}, "`image` of type struct<bytes: int64>; expected binary"),
+        ({"label_name": [1, 2]}, "`label_name` of type int64; expected strings"),
+    ],
+)
+def test_parquet_columns_of_other_types_are_named(tmp_path, columns, message):
+    write_parquet(tmp_path, "test.parquet", [0, 1])
+    pq.write_table(pa.table({"image": [b"", b""], "label": [0, 1]} | columns), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=f"train.parquet in .* has a column {message}"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("read", [open_source, source_signature])
+def test_a_broken_parquet_file_is_named(tmp_path, read):
+    write_parquet(tmp_path, "train.parquet", [0, 1])
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"cannot read the Parquet file .*/test.parquet: .*; restore or remove it"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize("read", [open_source, source_signature])
+def test_a_folder_of_shards_is_not_a_source(tmp_path, read):
+    write_parquet(tmp_path, "train-0000000000.parquet", [0, 1])
+    write_parquet(tmp_path, "test-0000000000.parquet", [0, 1])
+    assert read(str(tmp_path))
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"already holds shards.*use the folder as it is as `data.source`"):
+        read(str(tmp_path))
 
 
 def test_cifar10_without_network_is_explained(tmp_path, monkeypatch):

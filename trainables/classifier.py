@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from trainables.architecture import PROJECTION_DIM, parse_architecture
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
 from trainables.heads import LinearClassifier, ProjectionHead
+from trainables.loop import NonFiniteLossError
 from trainables.metrics import reduce_counts, topk_counts
 from trainables.resnet import Encoder
 from trainables.views import eval_view
@@ -108,6 +110,9 @@ def evaluate(module: nn.Module, shards: str, image_size: int, context: Context, 
     """Top-1 and top-5 accuracy in [0, 1] and mean cross-entropy on the test split, every image counted once.
 
     `module` maps images (n, 3, S, S) to logits. Counts are summed over ranks and divided once.
+
+    Raises:
+        NonFiniteLossError: the model gives infinities or NaN.
     """
     counts = torch.zeros(3, dtype=torch.float64, device=context.device)
     loss = torch.zeros(1, dtype=torch.float64, device=context.device)
@@ -126,7 +131,12 @@ def evaluate(module: nn.Module, shards: str, image_size: int, context: Context, 
             logits = module(eval_view(images, batch.sizes, image_size, dtype))
             counts += topk_counts(logits, labels)
             loss += nn.functional.cross_entropy(logits.double(), labels, reduction="sum")
+            context.report(1.0)
     top1, top5, images_seen, summed_loss = reduce_counts(torch.cat([counts, loss])).tolist()
+    if not math.isfinite(summed_loss):
+        raise NonFiniteLossError(
+            "the loss on the test split is not finite: the last steps diverged; lower learning_rate"
+        )
     return {
         "top1": top1 / images_seen,
         "top5": top5 / images_seen,

@@ -19,8 +19,8 @@ def _ignore(share: float) -> None:
 class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
 
-    `folder` is the URI of the trial's checkpoint folder. `report` is called on every rank after every step with the
-    share of the steps that are done, in (0, 1].
+    `folder` is the URI of the trial's checkpoint folder. `report` is called on every rank after every step, and while
+    images are evaluated, with the share of the steps that are done, in [0, 1].
     """
 
     folder: str
@@ -49,5 +49,5 @@ class Context:
             save_state(f"{self.folder}/model.pt", state)
 
     def delete_checkpoint(self) -> None:
-        """Drop the latest checkpoint, which the trial's record makes useless."""
-        delete_states(self.folder, "latest.pt")
+        """Drop the latest checkpoint, which the trial's record makes useless, and leftovers of interrupted writes."""
+        delete_states(self.folder, "latest.pt", "model.pt.")

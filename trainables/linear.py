@@ -102,6 +102,7 @@ def encode(encoder: Encoder, assignment: Assignment, rows: int, context: Context
             images = eval_view(batch.images.to(context.device), batch.sizes, assignment.image_size, dtype)
             features[part], ids[part], labels[part] = encoder(images).cpu(), batch.ids, batch.labels
             filled = part.stop
+            context.report(0.0)
     assert filled == rows, "evaluation reads every row once"
     return Batch(
         ids=ids, epochs=torch.zeros_like(ids), images=features, sizes=torch.ones(rows, 2).long(), labels=labels

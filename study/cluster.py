@@ -1,0 +1,119 @@
+"""Ray for a launch: a private one on this machine, or a cluster whose nodes must see the storage."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reports.storage import Storage
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SETTINGS_OF_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # workers are polled, and their end is seen at the next poll
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
+}
+NOT_UPLOADED = ["/runs/", "/.*/", "/build/", "__pycache__/"]
+
+
+@contextmanager
+def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator[None]:
+    """Ray for the time of a launch: a private one on this machine, or the cluster at `address`.
+
+    The checkout travels to a cluster's nodes, but for a storage that lies in it.
+
+    Raises:
+        ValueError: no cluster at the address, or an address of Ray Client, in which a study cannot be driven.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise ValueError(
+            f"--address {address}: a study is driven from inside its cluster; run the launch on the head node with "
+            "--address auto (`ray exec cluster.yaml ...`), or submit it as a Ray job"
+        )
+    if address is not None and address != "auto":
+        _check_that_something_listens(address)
+    for name, value in SETTINGS_OF_RAY.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private, and bound to the loopback address
+    import ray
+    import ray.data
+
+    start = functools.partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        if address is None:
+            start(address="local", include_dashboard=False)
+        else:
+            excluded = [*NOT_UPLOADED, *storage_below_root(storage)]
+            uploaded = {"working_dir": str(ROOT), "excludes": excluded, "env_vars": SETTINGS_OF_RAY}
+            start(address=address, runtime_env=uploaded)
+    except ConnectionError as error:
+        raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); is it up?") from error
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def storage_below_root(storage: Storage | None) -> list[str]:
+    """The pattern that excludes a storage inside the checkout from being uploaded."""
+    if storage is None or not storage.is_local or not Path(storage.root).is_relative_to(ROOT):
+        return []
+    return [f"/{Path(storage.root).relative_to(ROOT)}/"]
+
+
+def _check_that_something_listens(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); expected HOST:PORT") from error
+
+
+def check_storage_is_shared(storage: Storage) -> None:
+    """Refuse a storage on this machine's disk if the cluster's other nodes do not see it.
+
+    Raises:
+        ValueError: a node does not find the file that was written here.
+    """
+    if not storage.is_local:
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = f"shared-{uuid.uuid4().hex}"
+    storage.write_bytes(b"", token)
+    try:
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        sees: Any = ray.remote(num_cpus=0)(lambda root: Storage(root).exists(token))
+        for node in nodes:
+            pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            if not ray.get(pinned.remote(storage.root)):
+                raise ValueError(
+                    f"the storage {storage.root} is not seen by every node of the cluster; "
+                    "give a shared folder or a URL such as s3://bucket/runs"
+                )
+    finally:
+        storage.delete(token)
+
+
+def room_for_workers(per_worker: dict[str, float]) -> int:
+    """How many workers of these resources fit on the nodes that the cluster has now."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    # 0.3 / 0.1 is less than 3
+    return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in per_worker.items()) for node in nodes)
