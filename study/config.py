@@ -58,6 +58,11 @@ class Data(Spec):
     train_limit: int | None = Field(default=None, ge=1)
     test_limit: int | None = Field(default=None, ge=1)
 
+    @property
+    def limited_train_images(self) -> int:
+        """The number of training images after the limit, if there is one."""
+        return self.train_images if self.train_limit is None else min(self.train_images, self.train_limit)
+
 
 class Rule(Spec):
     """Settings that differ for some cells: where every axis in `where` matches, the dotted paths in `set` apply.

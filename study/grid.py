@@ -24,6 +24,9 @@ DEFAULT_AXES: Cell = {"head_depth": 3, "head_layer": 1, "temperature": 0.1, "see
 """Values of axes that a grid leaves out: the paper's head (section 3.1), its fine-tuning layer for few labels, its
 distillation temperature for a fine-tuned teacher (appendix F)."""
 
+NOT_OF_THE_TRIAL = {"when", "student", "teacher", "self_temperature"}
+"""Settings of a study's stage that decide which trials there are, and are no settings of a trial."""
+
 
 @dataclass
 class Trials:
@@ -123,13 +126,13 @@ class _Expansion:
         own = tuple((axis, cell[axis]) for axis in sorted(cell) if axis.startswith(stage + "."))
         key = (stage, matching, own, *sorted(dynamic.items()))
         if key not in self.settings:
-            plain = recipe.model_dump(mode="json", exclude={"when", "student", "teacher", "self_temperature"})
+            plain = recipe.model_dump(mode="json", exclude=NOT_OF_THE_TRIAL)
             for index in matching:
                 for path, value in recipe.when[index].set.items():
                     set_path(plain, path, value, f"stages.{stage}.when")
             for axis, value in own:
                 path = axis.partition(".")[2]
-                if path not in ("student", "teacher", "self_temperature"):
+                if path not in NOT_OF_THE_TRIAL:
                     set_path(plain, path, value, "grid")
             if stage == "distill" and plain["images"] == "all" and plain["distillation_weight"] == 1:
                 dynamic = {**dynamic, "label_fraction": None}  # Eq. 2 over all images reads no label

@@ -48,29 +48,24 @@ def find_images(study: Study, storage: Storage) -> ShardedImages | ExpectedImage
 
 
 def make_images(study: Study, storage: Storage) -> ShardedImages:
-    """The study's shards, written now if they are missing (by Ray Data, which must be running).
+    """Write the study's shards (by Ray Data, which must be running).
 
     Raises:
-        ValueError: the source is missing or holds images that cannot be read; it changed since it was sharded;
-            it holds other images than the study expects.
+        ValueError: the source is missing, holds images that cannot be read, or other images than the study expects.
     """
     from datasets.shards import write_shards  # here, as it needs ray and torch, which planning does without
 
     data, shards = study.data, shards_of(study.data, storage)
-    if not has_manifest(shards):
-        manifest = write_shards(
-            data.source,
-            shards,
-            label_seed=data.label_seed,
-            train_limit=data.train_limit,
-            test_limit=data.test_limit,
-            train_images=expected_train_images(data),
-            classes=data.classes,
-        )
-        _check_expectations(data, manifest, shards)
-    found = find_images(study, storage)
-    assert isinstance(found, ShardedImages)
-    return found
+    manifest = write_shards(
+        data.source,
+        shards,
+        label_seed=data.label_seed,
+        train_limit=data.train_limit,
+        test_limit=data.test_limit,
+        train_images=data.limited_train_images,
+        classes=data.classes,
+    )
+    return ShardedImages(shards, manifest)
 
 
 def check_source(study: Study, storage: Storage) -> None:
@@ -101,11 +96,6 @@ def source_is_here(data: Data, shards: str) -> bool:
     return is_local(data.source) and absolute(data.source) != shards and Path(absolute(data.source)).exists()
 
 
-def expected_train_images(data: Data) -> int:
-    """The number of training images after the limit, if there is one."""
-    return data.train_images if data.train_limit is None else min(data.train_images, data.train_limit)
-
-
 def _check_expectations(data: Data, manifest: Manifest, shards: str) -> None:
     for key in ("label_seed", "train_limit", "test_limit"):
         if getattr(manifest, key) != getattr(data, key):
@@ -113,9 +103,8 @@ def _check_expectations(data: Data, manifest: Manifest, shards: str) -> None:
                 f"the shards in {shards} were made with {key} {getattr(manifest, key)}, the study asks for "
                 f"{getattr(data, key)}: correct data.{key}, or shard the images again into another folder"
             )
-    expected = expected_train_images(data)
     for what, found, wanted, key in (
-        ("training images", manifest.train_images, expected, "train_images"),
+        ("training images", manifest.train_images, data.limited_train_images, "train_images"),
         ("classes", len(manifest.classes), data.classes, "classes"),
     ):
         if found != wanted:

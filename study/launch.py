@@ -39,11 +39,10 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
     """
-    make_plan(study, find_images(study, storage))  # a study that cannot be planned costs nothing
+    images = find_images(study, storage)
+    plan = finished_plan(study, storage, images)  # first, because a study that cannot be planned costs nothing
     storage.check_writable()
     check_source(study, storage)
-    images = find_images(study, storage)
-    plan = finished_plan(study, storage, images)
     if not plan.missing():
         return Launched(plan, {}, [])
     with ray_cluster(address, storage):
@@ -51,8 +50,8 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
             check_storage_is_shared(storage)
         if not isinstance(images, ShardedImages):
             display.say(f"sharding {study.data.source} for {study.name}")
-        images = make_images(study, storage)
-        plan = finished_plan(study, storage, images)
+            images = make_images(study, storage)
+            plan = finished_plan(study, storage, images)
         skipped = run_plan(plan, storage, images, display, may_grow=address is not None)
     plan = finished_plan(study, storage, images)
     failures, _ = read_failures(storage, plan.missing())
@@ -142,15 +141,13 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
 def git_state() -> tuple[str, bool]:
     """Commit of the checkout, and whether it has uncommitted changes; "unknown" outside of a checkout."""
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True
-    return commit, bool(changes.strip())
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _job(

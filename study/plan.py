@@ -46,9 +46,7 @@ class ExpectedImages:
 
     @classmethod
     def of(cls, study: Study) -> ExpectedImages:
-        data = study.data
-        limit = data.train_images if data.train_limit is None else data.train_limit
-        return cls(min(data.train_images, limit), data.classes)
+        return cls(study.data.limited_train_images, study.data.classes)
 
     def labelled(self, label_fraction: float) -> int:
         return max(self.classes, math.floor(label_fraction * self.train_images + 1e-6))  # 0.29 x 100 is 28.99...
