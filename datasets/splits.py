@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.manifest import read_column
-from datasets.schema import Manifest
+from datasets.schema import Manifest, Split
 
 
 def label_ranks(labels: NDArray[np.int32], seed: int) -> NDArray[np.float64]:
@@ -107,12 +107,12 @@ def labelled_rows(shards_uri: str, manifest: Manifest, fraction: float) -> int:
 
 def subset_hash(shards_uri: str, manifest: Manifest, fraction: float) -> str:
     """Return the sha256 of the sorted ids (int64, little-endian) of a label fraction: equal for equal subsets."""
-    ids = train_ids(shards_uri, manifest, labelled_rows(shards_uri, manifest, fraction))
+    ids = row_ids(shards_uri, manifest, "train", labelled_rows(shards_uri, manifest, fraction))
     return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
 
 
-def train_ids(shards_uri: str, manifest: Manifest, rows: int) -> NDArray[np.int64]:
-    """Return the ids (rows,) of the first `rows` training rows."""
-    files = [file for file in manifest.split_files("train") if file.first_position < rows]
+def row_ids(shards_uri: str, manifest: Manifest, split: Split, rows: int) -> NDArray[np.int64]:
+    """Return the ids (rows,) of the first `rows` rows of a split."""
+    files = [file for file in manifest.split_files(split) if file.first_position < rows]
     columns = [read_column(shards_uri, file.name, "id").to_numpy() for file in files]
     return np.concatenate([np.empty(0, np.int64), *columns])[:rows]

@@ -79,9 +79,13 @@ class Cost(Part):
 
 
 class Resources(Part):
+    """What a trial ran on, and the two choices of its execution that change the rounding (null: not noted)."""
+
     workers: Count
     per_worker: dict[str, Amount]
     device: str
+    tf32: bool | None = None
+    channels_last: bool | None = None
 
 
 class DataUsed(Part):

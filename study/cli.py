@@ -1,4 +1,4 @@
-"""The commands: plan, launch, status, report, shard."""
+"""The commands: plan, launch, status, report, explain, shard."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import replace
 
 from datasets.filesystem import absolute
 from reports.build import StudyInfo, write_report
-from reports.records import read_failures, read_records, record_ids
+from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.config import Study
 from study.images import find_images
 from study.load import load_study
-from study.plan import Plan, describe_plan, drift, make_plan
+from study.plan import Plan, describe_plan, drift, make_plan, training_rows
 from study.progress import read_progress
+from study.trial import parse_trial
 from trainables.spec import STAGES
 
 
@@ -40,6 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m study", description="Label-efficiency scaling studies.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    def add_storage_and_overrides(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--storage", default="./runs", metavar="DIR_OR_URL", help="records, checkpoints, reports (./runs)"
+        )
+        added.add_argument(
+            "--set", action="append", default=[], metavar="PATH=VALUE", help="override one value; may be repeated"
+        )
+
     def command(name: str, function: object, help: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
         added.set_defaults(command=function)
@@ -53,22 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     ):
         added = command(name, function, help)
         added.add_argument("study", metavar="STUDY.yaml")
-        added.add_argument(
-            "--storage", default="./runs", metavar="DIR_OR_URL", help="records, checkpoints, reports (./runs)"
-        )
-        added.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="PATH=VALUE",
-            help="override one value; may be repeated",
-        )
+        add_storage_and_overrides(added)
         if name == "launch":
             added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
         if name == "report":
             added.add_argument(
                 "-o", "--output", metavar="FILE", help=".html, or .png, .svg, .pdf for the headline figure"
             )
+    added = command("explain", explain, "print what a trial trains, decays, adapts, and at which learning rate")
+    added.add_argument("trial", metavar="TRIAL_ID", help="an id, or how it begins")
+    added.add_argument("--study", metavar="STUDY.yaml", help="the study that plans it, if it is not finished yet")
+    add_storage_and_overrides(added)
     added = command("shard", shard, "write a source's images as shards")
     added.add_argument("source", help="digits, cifar10, or a folder of class folders or of Parquet files")
     added.add_argument("destination", metavar="DEST", help="folder or URL of the shards")
@@ -177,6 +181,28 @@ def _write_report(study: Study, made: Plan, storage: Storage, destination: str |
         problems=problems,
         destination=destination,
     )
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Print what a trial trains: finished ones from their records, others from the study that plans them."""
+    from study.explain import RecordedImages, explain_trial, find_trial
+
+    storage = Storage(options.storage)
+    if options.study is not None:
+        study = load_study(options.study, options.set)
+        made = make_plan(study, find_images(study, storage))
+        planned = made.trials[find_trial(options.trial, made.trials)]
+        lines = explain_trial(planned.id, planned.spec, planned.rows, lambda id: made.trials[id].spec)
+    else:
+        record = read_record(storage, find_trial(options.trial, record_ids(storage)))
+        spec = parse_trial(record.spec.model_dump(mode="json"))
+        rows = training_rows(spec, RecordedImages(record.data.train_images, record.data.labelled_images))
+        lines = explain_trial(
+            record.id, spec, rows, lambda id: parse_trial(read_record(storage, id).spec.model_dump(mode="json"))
+        )
+    for line in lines:
+        print(line)
+    return 0
 
 
 def shard(options: argparse.Namespace) -> int:

@@ -45,13 +45,16 @@ class Data(Spec):
     """The images of a study.
 
     `source` is a built-in set (`digits`, `cifar10`), a folder of images, of Parquet files or of shards; it says where
-    the images are and is no part of a trial's identity. `train_images` and `classes` are what the source is expected to
-    hold: a plan counts with them before anything is read, and a launch refuses a source that differs.
+    the images are and is no part of a trial's identity. `resize` is whose bicubic resizing makes an image `image_size`
+    pixels large, in training and evaluation: TensorFlow 1's, with which the paper's models were trained, or TensorFlow
+    2's. `train_images` and `classes` are what the source is expected to hold: a plan counts with them before anything
+    is read, and a launch refuses a source that differs.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     source: str
     image_size: int = Field(ge=4)
+    resize: Literal["tf1", "tf2"] = "tf1"
     train_images: int = Field(ge=1)
     classes: int = Field(ge=2)
     label_seed: int = Field(default=0, ge=0)
@@ -135,8 +138,10 @@ class Stages(Spec):
 
 
 class Execution(Spec):
-    """How trials are executed; nothing here changes a result.
+    """How trials are executed; nothing here changes a result by more than rounding does.
 
+    `tf32` lets GPUs round the factors of float32 products to 10 bits; `channels_last` is how images and kernels lie in
+    memory.
     `workers` is a number, or numbers by architecture pattern with `default`; the stage `linear` always has one.
     `per_worker` are Ray resources of one worker. `checkpoint_seconds` is the interval of resumable checkpoints.
     `max_workers` caps the workers in flight on a cluster that grows on demand; without it, the cap is what the
@@ -147,6 +152,8 @@ class Execution(Spec):
     per_worker: dict[str, float] = Field(default={"CPU": 1.0})
     checkpoint_seconds: float = Field(default=120.0, ge=0)
     max_workers: int | None = Field(default=None, ge=1)
+    tf32: bool = True
+    channels_last: bool = True
 
     @model_validator(mode="after")
     def _workers_positive(self) -> Execution:

@@ -17,14 +17,16 @@ from pydantic import JsonValue
 from ray import tune
 
 from datasets.manifest import read_manifest
+from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.records import Record, clear_failure, write_record
 from reports.storage import Storage
 from study.failures import note_error
 from study.progress import clear_progress, write_progress
-from study.trial import parse_trial
+from study.trial import TrialSpec, parse_trial
 from trainables.architecture import encoder_parameters, parse_architecture
 from trainables.context import Context
+from trainables.protocol import ProtocolError
 from trainables.spec import Spec
 from trainables.stage import Assignment, Outcome
 from trainables.stages import run_stage
@@ -41,7 +43,11 @@ shards: if training booked everything, the reads that it waits for could never s
 
 
 class Job(Spec):
-    """Everything a worker needs to run one trial; crosses the process line as JSON."""
+    """Everything a worker needs to run one trial; crosses the process line as JSON.
+
+    `steps`, `fingerprint` (of the images) and `subset_hash` (of the labels to be read, null: none) are what was
+    planned; a worker that finds anything else fails the trial.
+    """
 
     id: str
     study: str
@@ -50,7 +56,12 @@ class Job(Spec):
     shards: str
     workers: int
     per_worker: dict[str, float]
+    tf32: bool
+    channels_last: bool
     checkpoint_seconds: float
+    steps: int
+    fingerprint: str
+    subset_hash: str | None
     train_flops: float
     commit: str
     dirty: bool
@@ -111,9 +122,11 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     context = _context(job, storage)
     spec = parse_trial(job.trial)
     manifest = read_manifest(job.shards)
+    check_images(job, spec, manifest)
     assignment = Assignment(
         architecture=parse_architecture(spec.architecture),
         image_size=spec.data.image_size,
+        resize=spec.data.resize,
         classes=spec.data.classes,
         seed=spec.seed,
         settings=spec.settings,
@@ -122,12 +135,29 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         parent=None if spec.parent is None else storage.uri("checkpoints", spec.parent, "model.pt"),
     )
     outcome = run_stage(spec.stage, assignment, context)
+    if outcome.progress.step != job.steps:
+        raise ProtocolError(f"{job.id} made {outcome.progress.step} steps where {job.steps} were planned")
     if context.rank == 0:
         wall = time.monotonic() - started + outcome.progress.resumed_seconds
         write_record(storage, _record(job, assignment, outcome, context, started_at, wall))
         context.delete_checkpoint()
         clear_failure(storage, job.id)
         clear_progress(storage, job.id)
+
+
+def check_images(job: Job, spec: TrialSpec, manifest: Manifest) -> None:
+    """Refuse shards whose images or labelled subset are not those that were planned with.
+
+    Raises:
+        ProtocolError: they are others.
+    """
+    fraction = getattr(spec.settings, "label_fraction", None)
+    found = manifest.fingerprint, None if fraction is None else subset_hash(job.shards, manifest, fraction)
+    if found != (job.fingerprint, job.subset_hash):
+        raise ProtocolError(
+            f"{job.id}: the shards in {job.shards} are not those that the launch planned with (fingerprint and hash of "
+            f"the labelled rows {found}, planned {(job.fingerprint, job.subset_hash)}); launch again"
+        )
 
 
 def _context(job: Job, storage: Storage) -> Context:
@@ -137,6 +167,8 @@ def _context(job: Job, storage: Storage) -> Context:
     assert world_size == job.workers, f"{world_size} ranks for {job.workers} workers"
     if "GPU" in job.per_worker:
         device = ray.train.torch.get_device() if distributed else torch.device("cuda")
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if job.tf32 else "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if job.tf32 else "ieee"  # type: ignore[attr-defined]
     else:
         device = torch.device("cpu")
     return Context(
@@ -144,6 +176,7 @@ def _context(job: Job, storage: Storage) -> Context:
         rank=rank,
         world_size=world_size,
         device=device,
+        channels_last=job.channels_last,
         checkpoint_seconds=job.checkpoint_seconds,
         report=_progress_writer(job, storage) if rank == 0 else lambda share: None,
     )
@@ -188,7 +221,13 @@ def _record(
                 "train_flops": job.train_flops,
                 "sessions": outcome.progress.sessions,
             },
-            "resources": {"workers": job.workers, "per_worker": job.per_worker, "device": device},
+            "resources": {
+                "workers": job.workers,
+                "per_worker": job.per_worker,
+                "device": device,
+                "tf32": job.tf32,
+                "channels_last": job.channels_last,
+            },
             "data": {
                 "fingerprint": manifest.fingerprint,
                 "train_images": manifest.train_images,

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets.filesystem import absolute, is_local
 from datasets.manifest import has_manifest, read_manifest
 from datasets.schema import BUILT_IN_NAMES, Manifest
-from datasets.splits import labelled_rows
+from datasets.splits import labelled_rows, subset_hash
 from reports.storage import Storage
 from study.config import Data, Study
 from study.plan import ExpectedImages
@@ -20,9 +20,16 @@ class ShardedImages:
     def __init__(self, shards: str, manifest: Manifest) -> None:
         self.shards, self.manifest = shards, manifest
         self.train_images = manifest.train_images
+        self._hashes: dict[float, str] = {}
 
     def labelled(self, label_fraction: float) -> int:
         return labelled_rows(self.shards, self.manifest, label_fraction)
+
+    def subset_hash(self, label_fraction: float) -> str:
+        """What names the labelled rows of a fraction; read once, for a study may have thousands of trials."""
+        if label_fraction not in self._hashes:
+            self._hashes[label_fraction] = subset_hash(self.shards, self.manifest, label_fraction)
+        return self._hashes[label_fraction]
 
 
 def shards_of(data: Data, storage: Storage) -> str:

@@ -154,6 +154,7 @@ def _job(
     trial: PlannedTrial, study: Study, storage: Storage, images: ShardedImages, commit: str, dirty: bool
 ) -> dict[str, Any]:
     """A trial's job as plain JSON types; `execute.Job` types it again on the other side."""
+    fraction = getattr(trial.spec.settings, "label_fraction", None)
     return {
         "id": trial.id,
         "study": study.name,
@@ -162,7 +163,12 @@ def _job(
         "shards": images.shards,
         "workers": trial.workers,
         "per_worker": dict(study.execution.per_worker),
+        "tf32": study.execution.tf32,
+        "channels_last": study.execution.channels_last,
         "checkpoint_seconds": study.execution.checkpoint_seconds,
+        "steps": trial.steps,
+        "fingerprint": images.manifest.fingerprint,
+        "subset_hash": None if fraction is None else images.subset_hash(fraction),
         "train_flops": float(trial.train_flops),
         "commit": commit,
         "dirty": dirty,

@@ -115,13 +115,20 @@ def _planned(
     rows = training_rows(spec, images)
     workers = 1 if spec.stage == "linear" else workers_of(execution, spec.architecture)
     batch = optimization.global_batch_size
-    if batch % workers:
-        raise ValueError(f"{id}: global_batch_size {batch} is not a multiple of its {workers} workers")
-    if spec.stage == "pretrain" and batch > images.train_images:
-        raise ValueError(
-            f"{id}: global_batch_size {batch} exceeds the {images.train_images} training images: an image would be its "
-            "own negative; lower stages.pretrain.optimization.global_batch_size"
-        )
+    parts = micro_batches(spec)
+    if batch % (workers * parts):
+        cut = f" in {parts} micro-batches each" if parts > 1 else ""
+        raise ValueError(f"{id}: global_batch_size {batch} is not a multiple of its {workers} workers{cut}")
+    if isinstance(spec.settings, PretrainSettings):
+        memory = spec.settings.memory
+        remembered = math.ceil(memory.size / 2) if memory.enqueue == "both" else memory.size
+        if batch + remembered > images.train_images:
+            also = f" and the {remembered} images in memory" if remembered else ""
+            raise ValueError(
+                f"{id}: global_batch_size {batch}{also} exceed the {images.train_images} training images: an image "
+                "would be its own negative; lower stages.pretrain.optimization.global_batch_size"
+                + (" or stages.pretrain.memory.size" if remembered else "")
+            )
     try:
         learning_rate_at(0, rows=rows, optimization=optimization)
     except ValueError as error:
@@ -162,19 +169,25 @@ def _forward(name: str, image_size: int, classes: int, head_depth: int, head_lay
     return forward_flops(architecture, image_size) + head + 2 * width * classes
 
 
+def micro_batches(spec: TrialSpec) -> int:
+    """Number of parts into which a trial cuts its batches."""
+    return 1 if isinstance(spec.settings, LinearSettings) else spec.settings.micro_batches
+
+
 def _train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:
-    """Operations of a training; a backward pass costs two forward passes."""
+    """Operations of a training; a backward pass costs two forward passes, micro-batches another forward pass."""
     settings, size, classes = spec.settings, spec.data.image_size, spec.data.classes
     seen = steps * settings.optimization.global_batch_size
+    passes = 3 if micro_batches(spec) == 1 else 4
     if isinstance(settings, PretrainSettings):
-        depth = settings.head_depth
-        return seen * 2 * 3 * _forward(spec.architecture, size, 0, depth, depth)
+        depth, momentum_encoder = settings.head_depth, settings.memory.decay > 0
+        return seen * 2 * (passes + momentum_encoder) * _forward(spec.architecture, size, 0, depth, depth)
     if isinstance(settings, FinetuneSettings):
-        return seen * 3 * _forward(spec.architecture, size, classes, *_head_of(spec, trials))
+        return seen * passes * _forward(spec.architecture, size, classes, *_head_of(spec, trials))
     if isinstance(settings, LinearSettings):
         features = rows * _forward(spec.architecture, size, 0, 0, 0)
         return features + seen * 3 * 2 * feature_dim(_architecture(spec.architecture)) * classes
-    student = seen * 3 * _forward(spec.architecture, size, classes, 0, 0)
+    student = seen * passes * _forward(spec.architecture, size, classes, 0, 0)
     if isinstance(settings, DistillSettings):
         assert spec.parent is not None
         teacher = trials[spec.parent].spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -14,10 +14,11 @@ from trainables.spec import PROTOCOL, SETTINGS, Settings, Spec, Stage
 
 
 class DataIdentity(Spec):
-    """What of the data changes a result: which images (by name), which labels are known first, at which size."""
+    """What of the data changes a result: which images (by name), which labels are known first, size and resizing."""
 
     name: str
     image_size: int
+    resize: Literal["tf1", "tf2"]
     classes: int
     label_seed: int
     train_limit: int | None

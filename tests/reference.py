@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,3 +144,82 @@ TABLE_1_MILLIONS = {  # Table 1's column of parameters, a fact of the paper
     "r152w2sk": 354,
     "r152w3sk": 795,
 }
+
+
+def knn_votes(query: Array, bank: Array, bank_labels: NDArray[np.int64], k: int, classes: int) -> Array:
+    """Votes exp(cosine similarity / 0.07) of the k most similar rows, summed for each class."""
+    similarities = [row @ query / (np.linalg.norm(row) * np.linalg.norm(query)) for row in bank]
+    votes = np.zeros(classes)
+    for index in sorted(range(len(bank)), key=lambda i: -similarities[i])[:k]:
+        votes[bank_labels[index]] += math.exp(similarities[index] / 0.07)
+    return votes
+
+
+def effective_rank(features: Array) -> float:
+    """exp of the entropy of the singular values' shares, of unit rows less their mean."""
+    rows = np.array([row / np.linalg.norm(row) for row in features])
+    singular = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+    shares = singular[singular > 0] / singular.sum()
+    return math.exp(-sum(p * math.log(p) for p in shares))
+
+
+def nt_xent_with_memory(
+    z: tuple[Array, Array], keys: tuple[Array, Array], queue: Array, temperature: float
+) -> tuple[float, float]:
+    """NT-Xent of two views' rows against keys and a queue, and the share of view 1 nearest to its own key of view 2."""
+    units = [[[row / np.linalg.norm(row) for row in view] for view in pair] for pair in (z, keys)]
+    rows, keyed = units
+    n, loss, correct = len(z[0]), 0.0, 0
+    for view in (0, 1):
+        for i, row in enumerate(rows[view]):
+            candidates = [(v, j, keyed[v][j]) for v in (0, 1) for j in range(n) if (v, j) != (view, i)]
+            candidates += [(2, j, past) for j, past in enumerate(queue)]
+            exponentials = {(v, j): math.exp(row @ key / temperature) for v, j, key in candidates}
+            loss -= math.log(exponentials[1 - view, i] / sum(exponentials.values())) / n
+            if view == 0:
+                correct += max(range(n), key=lambda j: exponentials[1, j]) == i
+    return loss, correct / n
+
+
+class Ring:
+    """A queue of at most `size` keys, filled key by key: the newest takes the place of the oldest."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.keys, self.place = size, list[Array](), 0
+
+    def put(self, key: Array) -> None:
+        key = key / np.linalg.norm(key)
+        if len(self.keys) < self.size:
+            self.keys.append(key)
+        elif self.size:
+            self.keys[self.place] = key
+            self.place = (self.place + 1) % self.size
+
+
+def batch_norm(x: Array, gamma: Array, beta: Array | float, mean: Array, variance: Array) -> Array:
+    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+
+def half_pixel_weights(length: int, size: int, number: type[np.floating[Any]] = np.float64) -> NDArray[Any]:
+    """(size, length): TensorFlow 2's bicubic weights of an axis, computed in `number`.
+
+    Source = (index + 1/2) * scale - 1/2, fractions in 1/1024, weights of the pixels inside divided by their sum.
+    """
+    out = np.zeros((size, length), number)
+    scale = np.float32(length) / np.float32(size)
+    for i in range(size):
+        source = (np.float32(i) + np.float32(0.5)) * scale - np.float32(0.5)
+        floor = math.floor(source)
+        fraction = round(float(source - np.float32(floor)) * 1024) / 1024
+        inside = [tap for tap in range(-1, 3) if 0 <= floor + tap < length]
+        weights = [number(keys_cubic(tap - fraction, a=-0.5)) for tap in inside]
+        for tap, weight in zip(inside, weights, strict=True):
+            out[i, floor + tap] = weight * (number(1) / sum(weights, start=number(0)))
+    return out
+
+
+def resize_half_pixel(image: Array, size: int) -> Array:
+    """(h, w, c) to (size, size, c): bicubic of TensorFlow 2."""
+    rows, columns = (half_pixel_weights(length, size) for length in image.shape[:2])
+    out: Array = np.einsum("ih,jw,hwc->ijc", rows, columns, image)
+    return out

@@ -17,8 +17,9 @@ from datasets.batches import Batch
 from gloo import run_ranks
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
-from trainables.linear import Linear
+from trainables.heads import LinearClassifier
 from trainables.loop import NonFiniteLossError, Task, train
+from trainables.losses import classification_loss
 from trainables.resnet import Encoder
 from trainables.spec import STAGES, Optimization, Settings, Stage
 from trainables.stages import run_stage
@@ -131,7 +132,14 @@ def linear_task(steps: int, optimization: Optimization, rows: int) -> Task:
         torch.from_numpy(random.normal(size=(steps, 4, 5))), torch.from_numpy(random.integers(0, 3, (steps, 4)))
     )
     torch.manual_seed(0)
-    return Task(Linear(5, 3).double(), lambda batch: (batch.images, batch.labels), stream, rows, optimization)
+    return Task(
+        LinearClassifier(5, 3).double(),
+        lambda batch: (batch.images, batch.labels),
+        lambda outputs, labels: (classification_loss(outputs[0], labels), {}),
+        stream,
+        rows,
+        optimization,
+    )
 
 
 def softmax_regression(task: Task, rates: list[float]) -> tuple[NDArray[Any], NDArray[Any], list[float]]:
@@ -197,8 +205,8 @@ def test_loss_that_is_not_finite_stops_before_it_spreads(tmp_path: Path, poison:
     def keep(share: float) -> None:
         seen.append([parameter.detach().clone() for parameter in task.module.parameters()])
 
-    with pytest.raises(NonFiniteLossError, match=r"at step 3 \(learning rate 0\.06"):
-        train(task, Context(str(tmp_path), report=keep))
+    with pytest.raises(NonFiniteLossError, match=r"trial-7: the loss is .* at step 3 \(learning rate 0\.06"):
+        train(task, Context(f"{tmp_path}/trial-7", report=keep))
     assert len(seen) == 3 and not torch.equal(seen[1][0], seen[2][0])
     assert all(map(torch.equal, task.module.parameters(), seen[-1]))
 

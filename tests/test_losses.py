@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +19,17 @@ def _normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def _softmax_form(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+def _softmax_form(
+    z1: Tensor, z2: Tensor, temperature: float, keys: Tensor | None = None, queue: Tensor | None = None
+) -> tuple[Tensor]:
     """NT-Xent by torch's own cross-entropy, for gradients."""
     z = F.normalize(torch.cat([z1, z2]))
     n = len(z1)
-    logits = (z @ z.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool), -torch.inf)
-    return 2 * F.cross_entropy(logits, torch.arange(2 * n).roll(n))
+    candidates = z if keys is None else F.normalize(keys.flatten(0, 1)).detach()
+    logits = (z @ candidates.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool), -torch.inf)
+    if queue is not None:
+        logits = torch.cat([logits, z @ queue.detach().T / temperature], 1)
+    return (2 * F.cross_entropy(logits, torch.arange(2 * n).roll(n)),)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
@@ -36,21 +40,53 @@ def test_nt_xent_is_the_sum_of_both_views_means(n: int, temperature: float) -> N
     assert nt_xent(z1, z2, temperature)[0].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-def test_nt_xent_gradient_is_that_of_the_softmax_form_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n", [1, 7])
+@pytest.mark.parametrize("q", [0, 1, 5])
+@pytest.mark.parametrize("own_keys", [True, False])
+def test_keys_and_a_queue_are_contrasted_as_by_definition(n: int, q: int, own_keys: bool) -> None:
+    z1, z2, queue = _normal(n, 5), _normal(n, 5, seed=1), F.normalize(_normal(q, 5, seed=2))
+    keys = None if own_keys else torch.stack([z1, z2]) + _normal(2, n, 5, seed=3)
+    loss, accuracy = nt_xent(z1, z2, 0.5, keys=keys, queue=queue)
+    k1, k2 = (z1, z2) if keys is None else keys
+    expected = reference.nt_xent_with_memory(
+        (z1.numpy(), z2.numpy()), (k1.numpy(), k2.numpy()), queue.numpy(), temperature=0.5
+    )
+    assert (loss.item(), accuracy.item()) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("own_keys", [True, False])
+@pytest.mark.parametrize("q", [None, 3])
+def test_nt_xent_gradient_is_that_of_the_softmax_form_in_any_blocks(
+    monkeypatch: pytest.MonkeyPatch, own_keys: bool, q: int | None
+) -> None:
+    keys = None if own_keys else _normal(2, 7, 5, seed=3).requires_grad_()
+    queue = None if q is None else F.normalize(_normal(q, 5, seed=2)).requires_grad_()
     gradients = []
     for function, elements in ((_softmax_form, 1), (nt_xent, 1), (nt_xent, 5 * 14), (nt_xent, 10**6)):
         monkeypatch.setitem(losses._BLOCK_ELEMENTS, "cpu", elements)
         z1, z2 = _normal(7, 5).requires_grad_(), _normal(7, 5, seed=1).requires_grad_()
-        loss: Any = function(z1, z2, 0.1)
-        (3 * (loss[0] if isinstance(loss, tuple) else loss)).backward()  # type: ignore[no-untyped-call]
+        (3 * function(z1, z2, 0.1, keys=keys, queue=queue)[0]).backward()  # type: ignore[no-untyped-call]
         gradients.append(torch.cat([z1.grad, z2.grad]))  # type: ignore[list-item]
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0], atol=1e-12, rtol=0)
+    assert all(constant is None or constant.grad is None for constant in (keys, queue))
+
+
+def test_an_empty_queue_changes_no_bit() -> None:
+    outcomes = []
+    for queue in (None, torch.zeros(0, 5)):
+        z1, z2 = _normal(7, 5).float().requires_grad_(), _normal(7, 5, seed=1).float().requires_grad_()
+        loss, accuracy = nt_xent(z1, z2, 0.1, queue=queue)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert z1.grad is not None and z2.grad is not None
+        outcomes.append(torch.cat([loss.detach()[None], accuracy[None], z1.grad.flatten(), z2.grad.flatten()]))
+    assert torch.equal(*outcomes)
 
 
 def test_nt_xent_of_equal_rows_is_at_chance() -> None:
     z = torch.ones(8, 4)
     assert nt_xent(z, z, 0.1)[0].item() == pytest.approx(2 * math.log(15), rel=1e-6)
+    assert nt_xent(z, z, 0.1, queue=z[:4] / 2)[0].item() == pytest.approx(2 * math.log(19), rel=1e-6)
 
 
 def test_contrastive_accuracy_counts_nearest_rows_of_the_other_view() -> None:
@@ -60,16 +96,27 @@ def test_contrastive_accuracy_counts_nearest_rows_of_the_other_view() -> None:
     assert nt_xent(z1, z1, 0.1)[1].item() == 1.0
 
 
+def test_contrastive_accuracy_does_not_count_the_queue() -> None:
+    z1 = torch.eye(4)
+    assert nt_xent(z1, z1 + 0.1, 0.1, queue=z1)[1].item() == 1.0
+
+
 def test_nt_xent_under_autocast_is_computed_in_float32() -> None:
     z1, z2 = _normal(16, 8).float(), _normal(16, 8, seed=1).float()
+    keys, queue = _normal(2, 16, 8, seed=2).float(), F.normalize(_normal(9, 8, seed=3).float())
     with torch.autocast("cpu", torch.bfloat16):
-        loss = nt_xent(z1, z2, 0.1)[0]
-    assert torch.equal(loss, nt_xent(z1, z2, 0.1)[0])
+        loss = nt_xent(z1, z2, 0.1, keys=keys, queue=queue)[0]
+    assert torch.equal(loss, nt_xent(z1, z2, 0.1, keys=keys, queue=queue)[0])
 
 
-def test_nt_xent_refuses_views_of_different_shapes() -> None:
+def test_nt_xent_refuses_shapes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"one shape.*\(4, 2\).*\(3, 2\)"):
         nt_xent(torch.zeros(4, 2), torch.zeros(3, 2), 0.1)
+    z = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"keys of both views, \(2, 4, 2\), found \(4, 2\)"):
+        nt_xent(z, z, 0.1, keys=z)
+    with pytest.raises(ValueError, match=r"queue \(q, 2\), found \(4, 3\)"):
+        nt_xent(z, z, 0.1, queue=torch.zeros(4, 3))
 
 
 LABELS = torch.tensor([3, -1, 0, -1, -1, 1])

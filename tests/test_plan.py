@@ -67,7 +67,7 @@ def test_costs_are_those_that_torch_counts(name: str, head_layer: int) -> None:
     planned = trials["pretrain"].train_flops / 500
     assert planned == 3 * forward.get_total_flops() / rows
     with FlopCounterMode(display=False) as step:
-        loss, _ = pretraining(images, torch.zeros(rows, dtype=torch.long))
+        loss, _ = pretraining.loss(pretraining(images), torch.zeros(rows, dtype=torch.long), None)
         loss.backward()
     # The stem needs no gradient of its images; the probe and the similarities are left out of a plan.
     assert step.get_total_flops() / rows == pytest.approx(planned, rel=0.02)

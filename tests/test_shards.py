@@ -14,7 +14,7 @@ from PIL import Image
 from datasets.manifest import has_manifest, read_manifest
 from datasets.schema import SCHEMA
 from datasets.shards import write_shards
-from datasets.splits import label_ranks, labelled_rows, subset_hash, train_ids
+from datasets.splits import label_ranks, labelled_rows, row_ids, subset_hash
 
 # Ray Data warns of its own deprecated settings whenever it makes its context.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
@@ -102,7 +102,7 @@ def test_a_label_fraction_is_a_prefix(digits, fraction):
     ranks = rows_of(folder, manifest)["label_rank"].to_numpy()
     rows = labelled_rows(folder, manifest, fraction)
     assert (ranks[:rows] < fraction).all() and (ranks[rows:] >= fraction).all()
-    assert train_ids(folder, manifest, rows).tolist() == rows_of(folder, manifest)["id"].to_pylist()[:rows]
+    assert row_ids(folder, manifest, "train", rows).tolist() == rows_of(folder, manifest)["id"].to_pylist()[:rows]
     ids = np.sort(rows_of(folder, manifest)["id"].to_numpy()[:rows])
     assert subset_hash(folder, manifest, fraction) == hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import reference
 import trials
 from digit_shards import LABELLED, TEST, TRAIN, Digits, digits, write
+from trainables import distill, finetune
 from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
-from trainables.distill import Student
-from trainables.finetune import Supervised, load_pretrained
+from trainables.finetune import load_pretrained
 from trainables.pretrain import Pretraining
 from trainables.resnet import Encoder
 from trainables.spec import STAGES, PretrainSettings, Settings, Stage
@@ -60,6 +60,19 @@ def calls_of(kind: type[nn.Module]) -> Iterator[list[Call]]:
             handle.remove()
 
 
+def arguments_of(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tuple[Any, ...]]:
+    """The arguments of all calls of a function from now on, in order; it does what it did."""
+    calls: list[tuple[Any, ...]] = []
+    function = getattr(owner, name)
+
+    def record(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return function(*arguments)
+
+    monkeypatch.setattr(owner, name, record)
+    return calls
+
+
 def same(one: dict[str, Tensor], other: dict[str, Tensor], prefix: str = "") -> bool:
     """Whether the tensors whose names begin with `prefix` are bit for bit the same."""
     names = [name for name in one if name.startswith(prefix)]
@@ -67,8 +80,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor], prefix: str = "") -> 
     return all(torch.equal(one[name], other[name]) for name in names)
 
 
+RANKS = ("effective_rank", "projection_rank")
 HISTORY = {
-    "pretrain": {"loss", "contrastive_loss", "contrastive_accuracy", "probe_loss"},
+    "pretrain": {"loss", "contrastive_loss", "contrastive_accuracy", "probe_loss", *RANKS},
     "linear": {"loss"},
     "finetune": {"loss"},
     "supervised": {"loss"},
@@ -88,7 +102,7 @@ ROWS = {"pretrain": 200, "linear": 42, "finetune": 42, "supervised": 42, "distil
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_trains_and_is_measured(shards: str, parents: Path, tmp_path: Path, stage: Stage) -> None:
     outcome, _ = trials.run(stage, shards, tmp_path, parents)
-    more = {"contrastive_accuracy"} if stage == "pretrain" else set()
+    more = {"contrastive_accuracy", "knn_top1", *RANKS} if stage == "pretrain" else set()
     assert outcome.metrics.keys() == {"top1", "top5", "loss", "evaluated"} | more
     assert outcome.metrics["evaluated"] == TEST
     assert 0 <= outcome.metrics["top1"] <= outcome.metrics["top5"] <= 1
@@ -130,24 +144,29 @@ def test_probe_and_labels_do_not_change_the_encoder(shards: str, tmp_path: Path)
         assert row["loss"] == pytest.approx(row["contrastive_loss"] + row["probe_loss"], rel=1e-6)
 
 
-def test_pretraining_pairs_two_views_of_every_image(shards: str, tmp_path: Path) -> None:
+def test_pretraining_pairs_two_views_of_every_image(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = arguments_of(monkeypatch, Pretraining, "loss")
     with calls_of(Pretraining) as calls:
         trials.run("pretrain", shards, tmp_path, tmp_path)
     batch = trials.settings("pretrain").optimization.global_batch_size
     pixels = torch.from_numpy(digits().pixels[:TRAIN]).double() / 255
-    for call in calls:
-        views, labels = call.inputs
+    for call, (_, _, labels, _) in zip(calls, losses, strict=True):
+        (views,) = call.inputs
         assert views.shape == (2 * batch, 3, 8, 8) and labels.shape == (batch,)
         assert not torch.equal(views[:batch], views[batch:])
-    drawn = torch.cat([call.inputs[1] for call in calls])[:TRAIN]  # the first epoch
+    drawn = torch.cat([labels for _, _, labels, _ in losses])[:TRAIN]  # the first epoch
     assert sorted(drawn.tolist()) == sorted(digits().labels[:TRAIN].tolist())
     whole = PretrainSettings.model_validate(
         trials.settings("pretrain").model_dump() | {"augmentation": {"crop": False, "flip": False}}
     )
+    losses.clear()
     with calls_of(Pretraining) as calls:
         trials.run("pretrain", shards, tmp_path / "whole", tmp_path, whole)
-    for call in calls:  # without augmentation both views are the image itself, of the class that it goes with
-        views, labels = call.inputs
+    # Without augmentation both views are the image itself, of the class that it goes with.
+    for call, (_, _, labels, _) in zip(calls, losses, strict=True):
+        (views,) = call.inputs
         assert torch.equal(views[:batch], views[batch:])
         distances = torch.cdist(views[:batch, 0].flatten(1).double(), pixels.flatten(1))
         assert distances.amin(1).max() < 1e-5
@@ -162,17 +181,20 @@ def test_linear_leaves_the_encoder_as_it_was_pretrained(shards: str, parents: Pa
     assert not any(call.training for call in calls)
     assert same(calls[0].state, pretrained) and same(calls[-1].state, pretrained)
     assert sum(len(call.inputs[0]) for call in calls) == digits().known(trials.FRACTION) + TEST
-    assert weights.keys() == {"classifier.weight", "classifier.bias"}
+    assert weights.keys() == {"weight", "bias"}
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_supervised_loss_smooths_the_labels(shards: str, tmp_path: Path, label_smoothing: float) -> None:
+def test_supervised_loss_smooths_the_labels(
+    shards: str, tmp_path: Path, label_smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = trials.settings("supervised", label_smoothing=label_smoothing)
-    with calls_of(Classifier) as calls, calls_of(Supervised) as losses:
-        trials.run("supervised", shards, tmp_path, tmp_path, chosen)
-    target = (1 - label_smoothing) * np.eye(10)[losses[0].inputs[1].numpy()] + label_smoothing / 10
+    losses = arguments_of(monkeypatch, finetune, "classification_loss")
+    with calls_of(Classifier) as calls:
+        outcome, _ = trials.run("supervised", shards, tmp_path, tmp_path, chosen)
+    target = (1 - label_smoothing) * np.eye(10)[losses[0][1].numpy()] + label_smoothing / 10
     expected = reference.cross_entropy(target, calls[0].output.detach().double().numpy()).mean()
-    assert losses[0].output.item() == pytest.approx(expected, rel=1e-6)
+    assert outcome.progress.history[0]["loss"] == pytest.approx(expected, rel=1e-6)
     assert calls[0].output.any(), "from scratch, the linear classifier does not start at zero"
 
 
@@ -181,8 +203,8 @@ def test_finetuning_starts_at_the_pretrained_weights_with_logits_of_zero(
     shards: str, parents: Path, tmp_path: Path, head_layer: int, width: int
 ) -> None:
     chosen = trials.settings("finetune", head_layer=head_layer)
-    with calls_of(Classifier) as calls, calls_of(Supervised) as losses:
-        _, weights = trials.run("finetune", shards, tmp_path, parents, chosen)
+    with calls_of(Classifier) as calls:
+        outcome, weights = trials.run("finetune", shards, tmp_path, parents, chosen)
     parent = trials.model(parents / "pretrain")["module"]
     layers = tuple(f"head.layers.{index}." for index in range(head_layer))
     kept = {name: value for name, value in parent.items() if name.startswith(("encoder.", *layers))}
@@ -191,8 +213,8 @@ def test_finetuning_starts_at_the_pretrained_weights_with_logits_of_zero(
     assert all(torch.equal(first.state[name], value) for name, value in kept.items())
     assert first.state["classifier.weight"].shape == (10, width)
     assert first.output.shape == (20, 10) and not first.output.any()
-    assert losses[0].output.item() == pytest.approx(math.log(10))
-    assert not torch.equal(losses[1].output, losses[0].output)
+    first_loss, second_loss = (row["loss"] for row in outcome.progress.history[:2])
+    assert first_loss == pytest.approx(math.log(10)) and first_loss != second_loss
     trained = [name for name in kept if name.endswith(("weight", "gamma", "beta"))]
     assert all(not torch.equal(weights[name], parent[name]) for name in trained), "the whole network is trained"
 
@@ -202,7 +224,7 @@ def test_classifier_computes_the_head_layers_that_were_pretrained(parents: Path)
     chosen = trials.settings("pretrain")
     assert isinstance(chosen, PretrainSettings)
     pretraining = Pretraining(parse_architecture("r10w0.0625"), 8, 10, chosen)
-    pretraining.load_state_dict(saved["module"])
+    pretraining.load_state_dict(saved["module"], strict=False)  # the memory is not kept
     pretraining.eval()
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for layer in range(4):
@@ -252,10 +274,11 @@ def test_unlabelled_images_are_for_pretraining_and_distillation_only(
 
 
 def test_distillation_teaches_what_a_fixed_teacher_says_of_the_same_views(
-    shards: str, parents: Path, tmp_path: Path
+    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher_weights = trials.model(parents / "finetune")["module"]
-    with calls_of(Classifier) as calls, calls_of(Student) as losses:
+    losses = arguments_of(monkeypatch, distill, "loss")
+    with calls_of(Classifier) as calls:
         outcome, _ = trials.run("distill", shards, tmp_path, parents)
     steps = outcome.progress.step
     teacher, student = calls[0 : 2 * steps : 2], calls[1 : 2 * steps : 2]
@@ -263,9 +286,9 @@ def test_distillation_teaches_what_a_fixed_teacher_says_of_the_same_views(
         assert not taught.training and learned.training
         assert same(taught.state, teacher_weights)
         assert torch.equal(taught.inputs[0], learned.inputs[0])
-        assert torch.equal(loss.inputs[1], taught.output)
-        assert ((loss.inputs[2] >= 0).sum() - 80 * 42 / 200).abs() < 15  # of 80 rows, those of the fraction
-    labels = torch.cat([loss.inputs[2] for loss in losses])[:TRAIN]
+        assert torch.equal(loss[1], taught.output)
+        assert ((loss[2] >= 0).sum() - 80 * 42 / 200).abs() < 15  # of 80 rows, those of the fraction
+    labels = torch.cat([loss[2] for loss in losses])[:TRAIN]
     assert int((labels >= 0).sum()) == 42
     assert not torch.equal(student[0].state["encoder.stem.0.weight"], teacher_weights["encoder.stem.0.weight"])
     # LARS adapts the student's linear classifier like any kernel: its first step is 0.001 x learning rate of its norm.

@@ -56,6 +56,7 @@ def assignment(shards: str, settings: Settings, parent: str | None = None) -> As
     return Assignment(
         architecture=parse_architecture("r10w0.0625"),
         image_size=SIZE,
+        resize="tf1",
         classes=CLASSES,
         seed=1,
         settings=settings,

@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from trainables.checkpoint import State, delete_states, load_state, save_state
+from trainables.resnet import Encoder
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def _ignore(share: float) -> None:
@@ -19,17 +24,31 @@ def _ignore(share: float) -> None:
 class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
 
-    `folder` is the URI of the trial's checkpoint folder. `report` is called on every rank after every step, and while
-    images are evaluated, with the share of the steps that are done, in [0, 1].
+    `folder` is the URI of the trial's checkpoint folder, whose last part is the trial's id. `channels_last` lays images
+    and kernels out so that each pixel's channels lie together, which is faster on most hardware. `report` is called on
+    every rank after every step, and while images are evaluated, with the share of the steps that are done, in [0, 1].
     """
 
     folder: str
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    channels_last: bool = True
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
     _saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def trial(self) -> str:
+        """The trial's id."""
+        return self.folder.rstrip("/").rpartition("/")[2]
+
+    def place(self, module: M, dtype: torch.dtype) -> M:
+        """Move a module to this worker's device, type and memory layout; returns it."""
+        for encoder in module.modules():
+            if isinstance(encoder, Encoder):
+                encoder.lay_out(torch.channels_last if self.channels_last else torch.contiguous_format)
+        return module.to(self.device, dtype)
 
     def latest_checkpoint(self) -> State | None:
         """The state from which an interrupted trial continues; None at a trial's first start."""

@@ -2,52 +2,58 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from contextlib import nullcontext
+
+from torch import Tensor
 
 from datasets.batches import Batch
+from trainables.architecture import Architecture
 from trainables.checkpoint import State
-from trainables.classifier import Classifier, ModelSpec, count_parameters, evaluate, load_model, model_state
+from trainables.classifier import Classifier, ModelSpec, count_parameters, load_model, model_state
 from trainables.context import Context
-from trainables.loop import DTYPES, Task, train
+from trainables.evaluation import evaluate
+from trainables.loop import DTYPES, Outputs, Task, train
 from trainables.losses import classification_loss
+from trainables.norm import set_moving_variance
+from trainables.protocol import unchanged
 from trainables.spec import FinetuneSettings, SupervisedSettings
 from trainables.stage import Assignment, Outcome
 
 
-class Supervised(nn.Module):
-    """A classifier with the cross-entropy of its labelled images as loss."""
+def build(
+    architecture: Architecture, image_size: int, classes: int, head_depth: int, settings: FinetuneSettings
+) -> Classifier:
+    """The classifier that fine-tuning trains, before the pretrained weights are copied into it.
 
-    def __init__(self, classifier: Classifier, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.label_smoothing = label_smoothing
-
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (n, 3, S, S) and labels (n,) -> loss and metrics."""
-        return classification_loss(self.classifier(images), labels, self.label_smoothing), {}
+    Its linear layer starts at zero, as in the official commands.
+    """
+    spec = ModelSpec(architecture.name, image_size, classes, head_depth, settings.head_layer)
+    classifier = Classifier(spec, zero_init=True)
+    classifier.head.requires_grad_(settings.kept_head == "trained")
+    set_moving_variance(classifier, settings.moving_variance)
+    return classifier
 
 
 def run(assignment: Assignment, context: Context) -> Outcome:
     """Fine-tune from a head layer of the pretrained parent on the labelled images (section 2, "Fine-tuning").
 
     Layer 0 is the encoder output; from layer k on, the first k layers of the projection head become part of the
-    encoder and are trained with it. The new linear layer starts at zero, as in the official commands.
+    encoder and are trained with it, or keep their weights (`kept_head`).
+
+    Raises:
+        ProtocolError: a head that was to keep its weights did not.
     """
     settings = assignment.settings
     assert isinstance(settings, FinetuneSettings) and assignment.parent is not None
     parent = load_model(assignment.parent)
-    classifier = Classifier(
-        ModelSpec(
-            assignment.architecture.name,
-            assignment.image_size,
-            assignment.classes,
-            parent["head_depth"],
-            settings.head_layer,
-        ),
-        zero_init=True,
+    classifier = build(
+        assignment.architecture, assignment.image_size, assignment.classes, parent["head_depth"], settings
     )
     load_pretrained(classifier, parent)
-    return train_supervised(assignment, settings, classifier, 0.0, context)
+    context.place(classifier, DTYPES[settings.optimization.precision])
+    kept = dict(classifier.head.named_parameters())
+    with unchanged("the kept head", kept) if settings.kept_head == "frozen" else nullcontext():
+        return train_supervised(assignment, settings, classifier, 0.0, context)
 
 
 def load_pretrained(classifier: Classifier, parent: State) -> None:
@@ -69,16 +75,20 @@ def train_supervised(
     """Train a classifier on the labelled images of a label fraction and evaluate it on the test split."""
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
-    module = Supervised(classifier, label_smoothing).to(context.device, dtype)
+    context.place(classifier, dtype)
     one_view = assignment.views(1, settings.augmentation, optimization, context)
 
     def inputs(batch: Batch) -> tuple[Tensor, ...]:
         views, labels = one_view(batch)
         return views[0], labels
 
+    def loss(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return classification_loss(outputs[0], labels, label_smoothing), {}
+
     rows = assignment.labelled_rows(settings.label_fraction)
     stream = assignment.stream(rows, optimization, context)
-    progress = train(Task(module, inputs, stream, rows, optimization), context)
-    metrics = evaluate(classifier, assignment.shards, assignment.image_size, context, dtype)
+    task = Task(classifier, inputs, loss, stream, rows, optimization, micro_batches=settings.micro_batches)
+    progress = train(task, context)
+    metrics = evaluate(classifier, assignment, context, dtype)
     context.save_model(model_state(classifier))
     return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))

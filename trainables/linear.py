@@ -10,24 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from datasets.batches import Batch
-from datasets.stream import draw, eval_batches
+from datasets.stream import draw
 from datasets.windows import Share
-from trainables.classifier import CANVAS, EVAL_BATCH_SIZE, count_parameters, evaluate, evaluating, load_model
+from trainables.architecture import Architecture
+from trainables.checkpoint import State
+from trainables.classifier import count_parameters, load_model
 from trainables.context import Context
+from trainables.evaluation import evaluate
+from trainables.features import Features, encode_split, gather_features
 from trainables.heads import LinearClassifier
-from trainables.loop import DTYPES, Task, train
+from trainables.loop import DTYPES, Outputs, Task, train
 from trainables.losses import classification_loss
+from trainables.protocol import unchanged
 from trainables.resnet import Encoder
 from trainables.spec import LinearSettings
 from trainables.stage import Assignment, Outcome
-from trainables.views import eval_view
 
 
 @dataclass(frozen=True)
 class FeatureStream:
     """This rank's batches of features in the order in which `TrainStream` would give the images."""
 
-    features: Batch  # all labelled rows in order, their features (n, d) in place of images
+    known: Features  # of all labelled rows in order
     share: Share
     global_batch_size: int
 
@@ -35,75 +39,58 @@ class FeatureStream:
         for step in itertools.count(first_step):
             positions, epochs = draw(self.share, self.global_batch_size, step)
             index = torch.from_numpy(positions)
-            rows = self.features
-            yield Batch(
-                rows.ids[index], torch.from_numpy(epochs), rows.images[index], rows.sizes[index], rows.labels[index]
-            )
+            features = self.known.features[index]
+            sizes = torch.ones(len(index), 2, dtype=torch.int64)
+            yield Batch(self.known.ids[index], torch.from_numpy(epochs), features, sizes, self.known.labels[index])
 
 
-class Linear(nn.Module):
-    """A linear classifier with the cross-entropy of its labelled features as loss."""
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.classifier = LinearClassifier(features, classes)
-
-    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features (n, d) and labels (n,) -> loss and metrics."""
-        return classification_loss(self.classifier(features), labels), {}
+def build(architecture: Architecture, image_size: int, classes: int) -> tuple[Encoder, LinearClassifier]:
+    """The encoder, which stays as it is, and the linear classifier, which is trained."""
+    encoder = Encoder(architecture, image_size)
+    encoder.eval().requires_grad_(False)
+    return encoder, LinearClassifier(encoder.feature_dim, classes)
 
 
 def run(assignment: Assignment, context: Context) -> Outcome:
     """Train a linear layer on the encoder output of the pretrained parent ("linear evaluation", section 3.2).
 
     The encoder is in inference mode and sees each labelled image once, as in evaluation, where the official code crops
-    and flips at random in every epoch: a far cheaper protocol. One worker computes all features and keeps them in
-    memory.
+    and flips at random in every epoch: a far cheaper protocol. Every worker keeps all
+    features in memory.
+
+    Raises:
+        ProtocolError: the encoder did not stay as it was.
     """
     settings = assignment.settings
     assert isinstance(settings, LinearSettings) and assignment.parent is not None
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
-    encoder = Encoder(assignment.architecture, assignment.image_size)
-    parent = load_model(assignment.parent)["module"]
-    prefix = "encoder."
-    encoder.load_state_dict({name.removeprefix(prefix): parent[name] for name in parent if name.startswith(prefix)})
-    encoder.to(context.device, dtype).requires_grad_(False)
+    encoder, classifier = build(assignment.architecture, assignment.image_size, assignment.classes)
+    load_encoder(encoder, load_model(assignment.parent))
+    context.place(encoder, dtype)
+    context.place(classifier, dtype)
     rows = assignment.labelled_rows(settings.label_fraction)
-    features = encode(encoder, assignment, rows, context, dtype)
-    share = Share(rows, assignment.seed, context.rank, context.world_size)
-    stream = FeatureStream(features, share, optimization.global_batch_size)
-    module = Linear(encoder.feature_dim, assignment.classes).to(context.device, dtype)
 
     def inputs(batch: Batch) -> tuple[Tensor, ...]:
         return batch.images.to(context.device), batch.labels.to(context.device)
 
-    progress = train(Task(module, inputs, stream, rows, optimization), context)
-    model = nn.Sequential(encoder, module.classifier)
-    metrics = evaluate(model, assignment.shards, assignment.image_size, context, dtype)
-    context.save_model({"module": module.state_dict()})
-    return Outcome(metrics, progress, settings.label_fraction, count_parameters(module))
+    def loss(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return classification_loss(outputs[0], labels), {}
+
+    with unchanged("the frozen encoder", encoder.state_dict()):
+        known = gather_features(
+            encode_split(encoder, assignment, "train", rows, context, dtype, 0.0), rows, context.device
+        )
+        stream = FeatureStream(
+            known, Share(rows, assignment.seed, context.rank, context.world_size), optimization.global_batch_size
+        )
+        progress = train(Task(classifier, inputs, loss, stream, rows, optimization), context)
+        metrics = evaluate(nn.Sequential(encoder, classifier), assignment, context, dtype)
+    context.save_model({"module": classifier.state_dict()})
+    return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))
 
 
-def encode(encoder: Encoder, assignment: Assignment, rows: int, context: Context, dtype: torch.dtype) -> Batch:
-    """Features (n, d) of the first `rows` training images, on the CPU, in place of the images of one big batch."""
-    features = torch.empty(rows, encoder.feature_dim, dtype=dtype)
-    ids, labels = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
-    filled = 0
-    with evaluating(encoder):
-        for batch in eval_batches(
-            assignment.shards,
-            split="train",
-            rows=rows,
-            per_worker_batch_size=EVAL_BATCH_SIZE,
-            max_side=CANVAS * assignment.image_size,
-        ):
-            part = slice(filled, filled + len(batch.ids))
-            images = eval_view(batch.images.to(context.device), batch.sizes, assignment.image_size, dtype)
-            features[part], ids[part], labels[part] = encoder(images).cpu(), batch.ids, batch.labels
-            filled = part.stop
-            context.report(0.0)
-    assert filled == rows, "evaluation reads every row once"
-    return Batch(
-        ids=ids, epochs=torch.zeros_like(ids), images=features, sizes=torch.ones(rows, 2).long(), labels=labels
-    )
+def load_encoder(encoder: Encoder, parent: State) -> None:
+    """Copy a pretrained encoder."""
+    prefix, module = "encoder.", parent["module"]
+    encoder.load_state_dict({name.removeprefix(prefix): module[name] for name in module if name.startswith(prefix)})

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.batches import Batch
 from trainables.context import Context
 from trainables.lars import LARS, parameter_groups
+from trainables.micro_batches import backward_in_parts, cached_outputs, outputs_of
 from trainables.schedule import learning_rate_at, total_steps
 from trainables.spec import Optimization
 
@@ -35,21 +36,32 @@ class BatchStream(Protocol):
     def iterate(self, first_step: int) -> Iterator[Batch]: ...
 
 
+Outputs = tuple[Tensor, ...]
+"""What a network makes of its inputs: tensors with a row for each row of the inputs."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a stage asks the loop to train.
 
-    `module(*inputs(batch))` returns this rank's mean loss (a scalar) and a dictionary of scalar metrics; the mean over
-    ranks is the global loss. `rows` is the number of training rows that one epoch passes over. `adapt_classifier` lets
-    LARS adapt and decay the linear classifier like any kernel, as the official distillation does.
+    `inputs(batch)` is what `module` maps to its outputs (one tensor, or a tuple), followed by the targets;
+    `loss(outputs, *targets)` returns this rank's mean loss (a scalar) and a dictionary of scalar metrics; the mean over
+    ranks is the global loss. `rows` is
+    the number of training rows that one epoch passes over. `micro_batches`: see `micro_batches.py`. `adapt_classifier`
+    lets LARS adapt and decay the linear classifier like any kernel, as the official distillation does.
+    `watch(outputs, history)` is called at each step that closes a row of the history, on every rank; it may add to the
+    last row, and stops a hopeless training by raising.
     """
 
     module: nn.Module
-    inputs: Callable[[Batch], tuple[Tensor, ...]]
+    inputs: Callable[[Batch], tuple[Any, ...]]
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     stream: BatchStream
     rows: int
     optimization: Optimization
+    micro_batches: int = 1
     adapt_classifier: bool = False
+    watch: Callable[[Outputs, list[HistoryRow]], None] | None = None
 
 
 @dataclass
@@ -91,12 +103,14 @@ def train(task: Task, context: Context) -> Progress:
     with closing(_batches(task.stream, progress.step, last)) as batches:  # type: ignore[type-var]
         for batch in batches:
             rate = learning_rate_at(progress.step, rows=task.rows, optimization=optimization)
-            metrics = _update(module, optimizer, task, batch, rate, context, progress.step)
+            metrics, outputs = _update(module, optimizer, task, batch, rate, context, progress.step)
             progress.step += 1
             progress.images += optimization.global_batch_size
             _accumulate(progress, metrics)
             if progress.step % every == 0 or progress.step == last:
                 progress.history.append(_history_row(progress, task, rate, context))
+                if task.watch is not None:
+                    task.watch(outputs, progress.history)
             context.report(progress.step / last)
             if context.checkpoint_due() or (progress.step == last and context.rank == 0):
                 progress.seconds = time.monotonic() - started
@@ -136,23 +150,31 @@ def _update(
     rate: float,
     context: Context,
     step: int,
-) -> dict[str, float]:
-    """One optimizer step; returns this rank's loss and metrics."""
-    inputs = task.inputs(batch)
-    with autocast(task.optimization, context.device):
-        loss, metrics = module(*inputs)
+) -> tuple[dict[str, float], Outputs]:
+    """One optimizer step; returns this rank's loss and metrics, and the outputs of its rows without gradient."""
+    optimization = task.optimization
+    inputs, *targets = task.inputs(batch)
+    optimizer.zero_grad(set_to_none=True)
+    parts = task.micro_batches
+    with autocast(optimization, context.device):
+        outputs = outputs_of(module, inputs) if parts == 1 else cached_outputs(task.module, inputs, parts)
+    with autocast(optimization, context.device):
+        loss, metrics = task.loss(outputs, *targets)
     value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteLossError(
-            f"the loss is {value} at step {step} (learning rate {rate:g}); "
+            f"{context.trial}: the loss is {value} at step {step} (learning rate {rate:g}); "
             "lower learning_rate, or lengthen warmup_epochs"
         )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
+    if parts > 1:
+        gradients = [output.grad for output in outputs]
+        backward_in_parts(module, inputs, gradients, parts, lambda: autocast(optimization, context.device))
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    return {"loss": value, **{name: metric.item() for name, metric in metrics.items()}}
+    values = {"loss": value, **{name: metric.item() for name, metric in metrics.items()}}
+    return values, tuple(output.detach() for output in outputs)
 
 
 def _accumulate(progress: Progress, metrics: dict[str, float]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -16,16 +18,19 @@ MOMENTUM = 0.9  # share of the old moving statistics that stays at each update, 
 
 
 class GlobalBatchNorm(nn.Module):
-    """Batch norm of (n, c) or (n, c, ...) over all ranks' rows; moving statistics with the *biased* variance.
+    """Batch norm of (n, c) or (n, c, ...) over all ranks' rows; moving statistics with the biased variance by default.
 
     Training uses exact moments of the global batch (rows per rank may differ but not be 0) and updates the moving ones,
     0.9 old + 0.1 new; evaluation uses the moving ones. Statistics and parameters keep the module's dtype (float32 under
     autocast); the output has the input's dtype and memory format. `gamma` and `beta` off leave that parameter out;
-    `zero_gamma` starts gamma at 0, as the last batch norm of a residual branch (Goyal et al. 2017).
+    `zero_gamma` starts gamma at 0, as the last batch norm of a residual branch (Goyal et al. 2017). `moving_share` and
+    `unbiased_moving_variance` change what becomes of the moving statistics, never the output of training.
     """
 
     moving_mean: Tensor
     moving_variance: Tensor
+    moving_share = MOMENTUM
+    unbiased_moving_variance = False
 
     def __init__(self, num_features: int, *, gamma: bool = True, beta: bool = True, zero_gamma: bool = False) -> None:
         super().__init__()
@@ -40,16 +45,53 @@ class GlobalBatchNorm(nn.Module):
         if not self.training:
             return F.batch_norm(x, self.moving_mean, self.moving_variance, self.gamma, self.beta, False, 0.0, EPSILON)
         y: Tensor
+        count: Tensor | int
         if world_size() > 1:
-            y, mean, variance = _BatchNormOverRanks.apply(x, self.gamma, self.beta)
+            y, mean, variance, count = _BatchNormOverRanks.apply(x, self.gamma, self.beta)
         else:
             y, mean, inverse_std = torch.native_batch_norm(x, self.gamma, self.beta, None, None, True, 0.0, EPSILON)
+            count = x.numel() // x.shape[1]
             with torch.no_grad():
                 variance = inverse_std.pow(-2).sub_(EPSILON)
-        with torch.no_grad():
-            self.moving_mean.lerp_(mean.to(self.moving_mean.dtype), 1 - MOMENTUM)
-            self.moving_variance.lerp_(variance.to(self.moving_variance.dtype), 1 - MOMENTUM)
+        if self.moving_share < 1:
+            self._move(mean, variance, count)
         return y
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
+        """Move the statistics towards a batch's mean and biased variance (c,), of `count` values each."""
+        if self.unbiased_moving_variance:
+            variance = variance * (count / max(count - 1, 1))
+        self.moving_mean.lerp_(mean.to(self.moving_mean.dtype), 1 - self.moving_share)
+        self.moving_variance.lerp_(variance.to(self.moving_variance.dtype), 1 - self.moving_share)
+
+
+def set_moving_variance(module: nn.Module, kind: Literal["biased", "unbiased"]) -> None:
+    """Choose which variance the batch norms below `module` keep for evaluation: times n / (n - 1) or not.
+
+    Biased: the official code with global batch norm, and TensorFlow 2's always. Unbiased: TensorFlow 1's fused local
+    one, and torch's.
+    """
+    for norm in _norms(module):
+        norm.unbiased_moving_variance = kind == "unbiased"
+
+
+@contextmanager
+def moving_share(module: nn.Module, share: float) -> Iterator[None]:
+    """Within it, batch norms below `module` keep this share of their moving statistics at each pass; 1: all of them."""
+    norms = _norms(module)
+    before = [norm.moving_share for norm in norms]
+    for norm in norms:
+        norm.moving_share = share
+    try:
+        yield
+    finally:
+        for norm, old in zip(norms, before, strict=True):
+            norm.moving_share = old
+
+
+def _norms(module: nn.Module) -> list[GlobalBatchNorm]:
+    return [norm for norm in module.modules() if isinstance(norm, GlobalBatchNorm)]
 
 
 def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,18 +113,20 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _BatchNormOverRanks(torch.autograd.Function):
-    """(x, gamma, beta) -> normalized x, global mean, global variance."""
+    """(x, gamma, beta) -> normalized x, global mean, global variance, global count."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, variance, count = _global_moments(x)
         y = torch.native_batch_norm(x, gamma, beta, mean, variance, False, 0.0, EPSILON)[0]
         ctx.save_for_backward(x, gamma, mean, variance, count)
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        ctx.mark_non_differentiable(mean, variance, count)
+        return y, mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, _mean: Tensor, _variance: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, dy: Tensor, *_statistics: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x, gamma, mean, variance, count = ctx.saved_tensors
         unit = torch.ones_like(mean)
         # The kernel of evaluation mode sums dy * normalized x and dy; the parts of its input gradient are below.

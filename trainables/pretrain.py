@@ -1,24 +1,34 @@
-"""Stage `pretrain`: SimCLRv2 on all images, labels unused but for an online linear probe behind a stop-gradient."""
+"""Stage `pretrain`: SimCLRv2 on all images, labels unused but for probes that cannot change the encoder."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from datasets.batches import Batch
 from trainables.architecture import Architecture
-from trainables.classifier import count_parameters, evaluate
+from trainables.classifier import count_parameters
+from trainables.collapse import CollapsedError, collapsed, effective_rank
 from trainables.context import Context
+from trainables.evaluation import evaluate
+from trainables.features import encode_split, gather_features
 from trainables.heads import LinearClassifier, ProjectionHead
-from trainables.loop import DTYPES, Task, train
+from trainables.knn import BANK_ROWS, knn_counts
+from trainables.loop import DTYPES, HistoryRow, Outputs, Task, autocast, train
 from trainables.losses import classification_loss, nt_xent
+from trainables.memory import ContrastiveMemory
+from trainables.metrics import reduce_counts
+from trainables.norm import set_moving_variance
 from trainables.resnet import Encoder
+from trainables.schedule import warmup_steps
 from trainables.spec import PretrainSettings
 from trainables.stage import Assignment, Outcome
 
 
 class Pretraining(nn.Module):
-    """Encoder f, projection head g and a linear probe on the features.
+    """Encoder f, projection head g, a memory of negatives, and a linear probe on the features.
 
     Both views go through the network in one pass, so that batch norm sees 2n images, as in the official code. The probe
     learns from the same views, but its gradient stops at the features: it cannot change the encoder.
@@ -29,14 +39,24 @@ class Pretraining(nn.Module):
         self.encoder = Encoder(architecture, image_size)
         self.head = ProjectionHead(self.encoder.feature_dim, settings.head_depth)
         self.probe = LinearClassifier(self.encoder.feature_dim, classes)
+        self.memory = ContrastiveMemory(settings.memory, self.encoder, self.head)
         self.temperature = settings.temperature
+        set_moving_variance(self, settings.moving_variance)
 
-    def forward(self, views: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Views (2n, 3, S, S), all first views before all second ones, and labels (n,) -> loss and metrics."""
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views (2n, 3, S, S), all first views before all second ones -> projections, probe's logits, features."""
         features = self.encoder(views)
-        z1, z2 = self.head(features).chunk(2)
-        contrastive, accuracy = nt_xent(z1, z2, self.temperature)
-        probe = classification_loss(self.probe(features.detach()), labels.repeat(2))
+        return self.head(features), self.probe(features.detach()), features.detach()
+
+    def loss(self, outputs: Outputs, labels: Tensor, keys: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of outputs for 2n views, labels (n,) and the momentum encoder's keys (2, n, d), if any."""
+        projections, logits, _ = outputs
+        z1, z2 = projections.chunk(2)
+        contrastive, accuracy = nt_xent(
+            z1, z2, self.temperature, keys=self.memory.batch_keys(keys), queue=self.memory.negatives()
+        )
+        self.memory.enqueue(torch.stack([z1, z2]) if keys is None else keys)
+        probe = classification_loss(logits, labels.repeat(2))
         metrics = {"contrastive_loss": contrastive, "contrastive_accuracy": accuracy, "probe_loss": probe}
         return contrastive + probe, {name: value.detach() for name, value in metrics.items()}
 
@@ -44,25 +64,70 @@ class Pretraining(nn.Module):
 def run(assignment: Assignment, context: Context) -> Outcome:
     """Pretrain on every training image; `top1` and `top5` of the record are the online probe's on the test split.
 
-    `contrastive_accuracy` is the mean over the last steps of training that the history's last row covers.
+    `knn_top1` is a nearest-neighbour classifier's. `contrastive_accuracy` is the mean over the last steps of training
+    that the history's last row covers; `effective_rank` and `projection_rank` are those of features and projections of
+    the last batch.
+
+    Raises:
+        CollapsedError: features or projections lost all but a few directions.
     """
     settings = assignment.settings
     assert isinstance(settings, PretrainSettings)
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
     module = Pretraining(assignment.architecture, assignment.image_size, assignment.classes, settings)
-    module.to(context.device, dtype)
+    context.place(module, dtype)
     two_views = assignment.views(2, settings.augmentation, optimization, context)
-
-    def inputs(batch: Batch) -> tuple[Tensor, ...]:
-        views, labels = two_views(batch)
-        return torch.cat(views), labels
-
     rows = assignment.manifest.train_images
+    warmup = warmup_steps(rows, optimization.warmup_epochs, optimization.global_batch_size)
+
+    def inputs(batch: Batch) -> tuple[Any, ...]:
+        first_and_second, labels = two_views(batch)
+        views = torch.cat(first_and_second)
+        module.memory.follow(module.encoder, module.head)
+        with autocast(optimization, context.device):
+            keys = module.memory.keys(views, settings.micro_batches)
+        return views, labels, keys
+
+    def watch(outputs: Outputs, history: list[HistoryRow]) -> None:
+        projections, _, features = outputs
+        for name, what, rows in (
+            ("effective_rank", "features", features),
+            ("projection_rank", "projections", projections),
+        ):
+            history[-1][name] = effective_rank(rows)
+            if collapsed(history, name, settings.min_effective_rank, warmup):
+                raise CollapsedError(
+                    f"{context.trial}: the effective rank of the {what} is {history[-1][name]:.2f} at step "
+                    f"{history[-1]['step']:.0f}, below min_effective_rank {settings.min_effective_rank:g}: they have "
+                    "collapsed and no longer tell images apart; lower learning_rate, lengthen warmup_epochs, look at "
+                    "the images, or set min_effective_rank to 0 to go on"
+                )
+
     stream = assignment.stream(rows, optimization, context)
-    progress = train(Task(module, inputs, stream, rows, optimization), context)
+    task = Task(
+        module, inputs, module.loss, stream, rows, optimization, micro_batches=settings.micro_batches, watch=watch
+    )
+    progress = train(task, context)
     probe = nn.Sequential(module.encoder, module.probe)
-    metrics = evaluate(probe, assignment.shards, assignment.image_size, context, dtype)
-    metrics["contrastive_accuracy"] = progress.history[-1]["contrastive_accuracy"]
-    context.save_model({"head_depth": settings.head_depth, "module": module.state_dict()})
+    metrics = evaluate(probe, assignment, context, dtype)
+    if assignment.manifest.labelled_images:
+        metrics["knn_top1"] = knn_top1(module.encoder, assignment, context, dtype)
+    for name in ("contrastive_accuracy", "effective_rank", "projection_rank"):
+        metrics[name] = progress.history[-1][name]
+    state = {name: value for name, value in module.state_dict().items() if not name.startswith("memory.")}
+    context.save_model({"head_depth": settings.head_depth, "module": state})
     return Outcome(metrics, progress, 1.0 if assignment.manifest.labelled_images else None, count_parameters(module))
+
+
+def knn_top1(encoder: Encoder, assignment: Assignment, context: Context, dtype: torch.dtype) -> float:
+    """Share of the test images that their nearest labelled training images classify rightly, by their features."""
+    manifest = assignment.manifest
+    rows = min(BANK_ROWS, manifest.labelled_images)
+    bank = gather_features(encode_split(encoder, assignment, "train", rows, context, dtype, 1.0), rows, context.device)
+    queries = encode_split(encoder, assignment, "test", manifest.test_images, context, dtype, 1.0)
+    bank_features, bank_labels = bank.features.to(context.device), bank.labels.to(context.device)
+    features, labels = queries.features.to(context.device), queries.labels.to(context.device)
+    counts = knn_counts(features, labels, bank_features, bank_labels, assignment.classes)
+    right, _, images = reduce_counts(counts).tolist()
+    return float(right / images)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-_CUBIC = -0.75  # Keys' parameter in TensorFlow 1's resize
+Resize = Literal["tf1", "tf2"]
+"""Which TensorFlow's bicubic resize: that of version 1, with which the published models were trained, or version 2."""
+
+_CUBIC: dict[Resize, float] = {"tf1": -0.75, "tf2": -0.5}  # Keys' parameter (1981) in TensorFlow's ResizeBicubic
 _FRACTIONS = 1024  # TensorFlow rounds the fraction of a source coordinate to this grid
 
 
 @cache
-def _cubic_taps(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights (1025, 4) of the pixels at -1, 0, 1 and 2 from the floor of a coordinate, by its fraction x 1024."""
-    a, fraction = _CUBIC, torch.arange(_FRACTIONS + 1, dtype=torch.float64) / _FRACTIONS
+def _cubic_taps(a: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Keys' weights (1025, 4) of the pixels at -1, 0, 1 and 2 from the floor of a coordinate, by fraction x 1024."""
+    fraction = torch.arange(_FRACTIONS + 1, dtype=torch.float64) / _FRACTIONS
 
     def near(x: Tensor) -> Tensor:  # distance up to 1
         return ((a + 2) * x - (a + 3)) * x * x + 1
@@ -26,20 +30,32 @@ def _cubic_taps(dtype: torch.dtype, device: torch.device) -> Tensor:
     return taps.to(device, dtype)
 
 
-def bicubic_matrices(starts: Tensor, lengths: Tensor, in_size: int, out_size: int, dtype: torch.dtype) -> Tensor:
+def bicubic_matrices(
+    starts: Tensor, lengths: Tensor, in_size: int, out_size: int, dtype: torch.dtype, *, resize: Resize = "tf1"
+) -> Tensor:
     """Matrices (n, out_size, in_size) that crop [start, start + length) of an axis and resize it to `out_size`.
 
-    Source coordinates are index x length / out_size (no half pixel, float32) and pixels beyond the crop repeat its
-    edge, as in TensorFlow 1's bicubic resize. `starts` and `lengths` are int64 (n,).
+    TensorFlow's ResizeBicubic without antialiasing, source coordinates in its float32. "tf1": coordinates are index x
+    length / out_size, and pixels beyond the crop repeat its edge. "tf2" (half_pixel_centers): coordinates are (index +
+    0.5) x length / out_size - 0.5, and pixels beyond the crop weigh nothing, the others' weights being divided by
+    their sum. `starts` and `lengths` are int64 (n,).
     """
     device = starts.device
-    scales = lengths.float() / out_size
-    coordinates = torch.arange(out_size, device=device, dtype=torch.float32) * scales[:, None]
-    floors = coordinates.floor()
-    weights = _cubic_taps(dtype, device)[((coordinates - floors) * _FRACTIONS).round().long()]
+    # By a tensor on the device: to divide by a number, CUDA multiplies by its reciprocal, which may round differently.
+    scales = lengths.float() / torch.full((), out_size, dtype=torch.float32, device=device)
+    indices = torch.arange(out_size, device=device, dtype=torch.float32)
+    coordinates = indices * scales[:, None] if resize == "tf1" else (indices + 0.5) * scales[:, None] - 0.5
+    floors = coordinates.floor()  # -1 for half-pixel coordinates below 0, so that fractions stay in [0, 1]
+    weights = _cubic_taps(_CUBIC[resize], dtype, device)[((coordinates - floors) * _FRACTIONS).round().long()]
     taps = floors.long()[:, :, None] + torch.arange(-1, 3, device=device)
-    taps = torch.minimum(taps.clamp_min_(0), lengths[:, None, None] - 1) + starts[:, None, None]
-    return torch.zeros(len(starts), out_size, in_size, dtype=dtype, device=device).scatter_add_(2, taps, weights)
+    inside = torch.minimum(taps.clamp_min(0), lengths[:, None, None] - 1)
+    if resize == "tf2":
+        weights = weights * (taps == inside)
+        first, second, third, fourth = weights.unbind(2)
+        # Added in TensorFlow's order. Coordinates are at most half a pixel outside, so that no sum is below 1/2.
+        weights = weights * (first + second + third + fourth).reciprocal()[:, :, None]
+    matrices = torch.zeros(len(starts), out_size, in_size, dtype=dtype, device=device)
+    return matrices.scatter_add_(2, inside + starts[:, None, None], weights)
 
 
 def _apply(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
@@ -50,7 +66,13 @@ def _apply(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
 
 
 def crop_and_resize(
-    images: Tensor, boxes: Tensor, image_size: int, dtype: torch.dtype, flips: Tensor | None = None
+    images: Tensor,
+    boxes: Tensor,
+    image_size: int,
+    dtype: torch.dtype,
+    flips: Tensor | None = None,
+    *,
+    resize: Resize = "tf1",
 ) -> Tensor:
     """Crops of images uint8 (n, 3, h, w), resized to (n, 3, image_size, image_size) in units of 1 and maybe mirrored.
 
@@ -58,8 +80,8 @@ def crop_and_resize(
     may lie outside [0, 1].
     """
     top, left, height, width = boxes.unbind(1)
-    rows = bicubic_matrices(top, height, images.shape[2], image_size, dtype)
-    columns = bicubic_matrices(left, width, images.shape[3], image_size, dtype) / 255
+    rows = bicubic_matrices(top, height, images.shape[2], image_size, dtype, resize=resize)
+    columns = bicubic_matrices(left, width, images.shape[3], image_size, dtype, resize=resize) / 255
     if flips is not None:
         columns = torch.where(flips[:, None, None], columns.flip(1), columns)
     return _apply(rows, images.to(dtype), columns)

@@ -137,10 +137,9 @@ def _stem(architecture: Architecture, image_size: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """f: images (n, 3, image_size, image_size), floats in [0, 1], to features h (n, feature_dim).
+    """f: images (n, 3, image_size, image_size), floats in [0, 1], to features h (n, feature_dim)."""
 
-    Weights and maps lie channels last in memory, which is faster on CPUs and on GPUs with tensor cores.
-    """
+    memory_format: torch.memory_format
 
     def __init__(self, architecture: Architecture, image_size: int) -> None:
         super().__init__()
@@ -156,8 +155,13 @@ class Encoder(nn.Module):
                 group.append(Block(architecture, in_channels, filters, group_stride if first else 1, first))
                 in_channels = filters * architecture.expansion
             self.groups.append(group)
-        self.to(memory_format=torch.channels_last)
+        self.lay_out(torch.channels_last)
+
+    def lay_out(self, memory_format: torch.memory_format) -> None:
+        """Choose how weights and maps lie in memory; values are the same, up to the order of sums."""
+        self.memory_format = memory_format
+        self.to(memory_format=memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=self.memory_format)
         return self.groups(self.stem(images)).mean((2, 3))  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Stage = Literal["pretrain", "finetune", "linear", "supervised", "distill"]
 STAGES: tuple[Stage, ...] = ("pretrain", "linear", "finetune", "supervised", "distill")  # parents before children
@@ -47,33 +47,92 @@ class Augmentation(Spec):
 
     `crop_min_area` is the smallest share of the image that a crop asks for (0.08 in the official code, whose sampler
     never draws less than 0.1); `crop` off resizes the whole image. `color_strength` 0 turns jitter and grayscale off;
-    1.0 is ImageNet's pretraining, 0.5 CIFAR's.
+    1.0 is ImageNet's pretraining, 0.5 CIFAR's. `auto_augment` is a policy of AutoAugment (Cubuk et al. 2019), applied
+    after crop and flip, as in the supervised baselines on few labels (Figure 4).
     """
 
     crop: bool = True
     crop_min_area: float = Field(default=0.08, gt=0, le=1)
     flip: bool = True
+    auto_augment: Literal["none", "imagenet", "cifar10", "svhn"] = "none"
     color_strength: float = Field(default=0.0, ge=0, le=1.25)  # above, a hue shift would leave its range
     blur: bool = False
 
 
-class PretrainRecipe(Spec):
-    """SimCLRv2 pretraining, section 3.1: NT-Xent at `temperature` on two views, with an online linear probe."""
+class Memory(Spec):
+    """More contrasting examples than a batch has: a queue of past keys, and a momentum encoder that makes the keys.
+
+    Off by default: with `size` 0 and `decay` 0 the loss is plain NT-Xent. The paper's memory has 65,536 keys and a
+    decay of 0.999 (section 3.1); the rest is open in the paper, and chosen here as in MoCo (He et al. 2020) where it
+    applies:
+
+    - `decay` is the share of the momentum encoder and its head that stays at each step; 0: there is none, and the keys
+      are the encoder's.
+    - `batch_keys`: who makes the keys of the current batch, positives included: the momentum encoder, for both views,
+      or the encoder itself, through which their gradient then flows, and only past keys are the momentum encoder's.
+    - `enqueue`: the keys of both views enter the queue, or those of the first views only.
+    - `key_batch_norm`: the momentum encoder normalizes by its batch's moments or by moving ones.
+    """
+
+    size: int = Field(default=0, ge=0)
+    decay: float = Field(default=0.0, ge=0, lt=1)
+    batch_keys: Literal["momentum", "encoder"] = "momentum"
+    enqueue: Literal["both", "first"] = "both"
+    key_batch_norm: Literal["batch", "moving"] = "batch"
+
+    @model_validator(mode="after")
+    def _momentum_encoder_has_a_use(self) -> Memory:
+        if self.decay and not self.size and self.batch_keys == "encoder":
+            raise ValueError(
+                f"decay {self.decay:g} asks for a momentum encoder, but batch_keys `encoder` and size 0 leave it no "
+                "keys to make; set decay to 0, batch_keys to `momentum`, or size above 0"
+            )
+        return self
+
+
+class EncoderRecipe(Spec):
+    """What all stages share that train an encoder.
+
+    `micro_batches` cuts every global batch into so many parts that pass through the network one after the other, so
+    that a device holds a part of the activations only; the loss, its negatives included, is that of the whole batch.
+    Each part is normalized by its own moments in batch norm: with more than one, results change as those of batch
+    norm over smaller batches do. Costs a second forward pass. `moving_variance` is what batch norm keeps for
+    evaluation: the biased variance (official code with global batch norm) or the unbiased one (its local batch norm,
+    and torch's).
+    """
 
     optimization: Optimization
+    augmentation: Augmentation = Augmentation()
+    micro_batches: int = Field(default=1, ge=1)
+    moving_variance: Literal["biased", "unbiased"] = "biased"
+
+
+class PretrainRecipe(EncoderRecipe):
+    """SimCLRv2 pretraining, section 3.1: NT-Xent at `temperature` on two views, with an online linear probe.
+
+    A pretraining whose features or projections stay below an effective rank of `min_effective_rank` is stopped: they no
+    longer tell images apart. 0 lets it go on. (Healthy ones have ranks of 10 and more; a batch of n images at most 2n -
+    1.)
+    """
+
     augmentation: Augmentation = Augmentation(color_strength=1.0, blur=True)
     temperature: float = Field(default=0.1, gt=0)
+    memory: Memory = Memory()
+    min_effective_rank: float = Field(default=1.5, ge=0)
 
 
 class PretrainSettings(PretrainRecipe):
     head_depth: int = Field(ge=2, le=4)  # layers of the projection head
 
 
-class FinetuneRecipe(Spec):
-    """Fine-tuning of encoder and the first `head_layer` layers of the head on labelled images, section 2."""
+class FinetuneRecipe(EncoderRecipe):
+    """Fine-tuning of encoder and the first `head_layer` layers of the head on labelled images, section 2.
 
-    optimization: Optimization
-    augmentation: Augmentation = Augmentation()
+    The paper reads as if the kept layers of the head are trained with the encoder, and TensorFlow 2's official code
+    trains them; the TensorFlow 1 code leaves their parameters as pretrained (`frozen`), batch norm working on batches.
+    """
+
+    kept_head: Literal["trained", "frozen"] = "trained"
 
 
 class FinetuneSettings(FinetuneRecipe):
@@ -91,11 +150,12 @@ class LinearSettings(LinearRecipe):
     label_fraction: float = Field(gt=0, le=1)
 
 
-class SupervisedRecipe(Spec):
-    """The baseline: encoder and linear classifier from scratch on the labelled images."""
+class SupervisedRecipe(EncoderRecipe):
+    """The baseline: encoder and linear classifier from scratch on the labelled images.
 
-    optimization: Optimization
-    augmentation: Augmentation = Augmentation()
+    Plain with all labels; with few, the paper's baselines have AutoAugment and label smoothing (Figure 4).
+    """
+
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -103,14 +163,12 @@ class SupervisedSettings(SupervisedRecipe):
     label_fraction: float = Field(gt=0, le=1)
 
 
-class DistillRecipe(Spec):
+class DistillRecipe(EncoderRecipe):
     """Distillation into a student from scratch: Eq. 2 (`distillation_weight` 1) and Eq. 3 (below 1).
 
     `images`: learn from every training image, or from the labelled ones only (Table 2).
     """
 
-    optimization: Optimization
-    augmentation: Augmentation = Augmentation()
     distillation_weight: float = Field(default=1.0, ge=0, le=1)
     scale_by_temperature_squared: bool = False  # the official code multiplies by T^2; Eq. 2 does not
     images: Literal["all", "labelled"] = "all"

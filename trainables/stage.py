@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from datasets.batches import Batch
-from datasets.schema import Manifest
+from datasets.schema import Manifest, Split
 from datasets.splits import labelled_rows
-from datasets.stream import TrainStream
+from datasets.stream import TrainStream, eval_batches
 from trainables.architecture import Architecture
-from trainables.classifier import CANVAS
 from trainables.context import Context
 from trainables.loop import DTYPES, Progress
+from trainables.resample import Resize
 from trainables.spec import Augmentation, Optimization, Settings
-from trainables.views import random_views
+from trainables.views import eval_view, random_views
+
+CANVAS = 4
+"""Longer sides of images are decoded to at most this many times the training size, which bounds a batch's memory."""
+
+EVAL_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Assignment:
 
     architecture: Architecture
     image_size: int
+    resize: Resize
     classes: int
     seed: int
     settings: Settings
@@ -67,12 +74,29 @@ class Assignment:
                     self.image_size,
                     augmentation,
                     dtype,
+                    resize=self.resize,
                 )
                 for view in range(count)
             ]
             return views, batch.labels.to(context.device, non_blocking=True)
 
         return make
+
+    def eval_batches(self, split: Split, rows: int, context: Context) -> Iterator[Batch]:
+        """This rank's part of the first `rows` rows of a split, in order."""
+        return eval_batches(
+            self.shards,
+            split=split,
+            rows=rows,
+            per_worker_batch_size=EVAL_BATCH_SIZE,
+            rank=context.rank,
+            world_size=context.world_size,
+            max_side=CANVAS * self.image_size,
+        )
+
+    def eval_view(self, batch: Batch, context: Context, dtype: torch.dtype) -> Tensor:
+        """The view (n, 3, S, S) of a batch for evaluation, on the device."""
+        return eval_view(batch.images.to(context.device), batch.sizes, self.image_size, dtype, resize=self.resize)
 
 
 @dataclass(frozen=True)

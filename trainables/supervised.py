@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from trainables.architecture import Architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.context import Context
 from trainables.finetune import train_supervised
-from trainables.spec import SupervisedSettings
+from trainables.norm import set_moving_variance
+from trainables.spec import DistillSettings, SupervisedSettings
 from trainables.stage import Assignment, Outcome
+
+
+def build(
+    architecture: Architecture, image_size: int, classes: int, settings: SupervisedSettings | DistillSettings
+) -> Classifier:
+    """A randomly initialized encoder with a linear classifier: what this stage and distillation train."""
+    classifier = Classifier(ModelSpec(architecture.name, image_size, classes, 0, 0))
+    set_moving_variance(classifier, settings.moving_variance)
+    return classifier
 
 
 def run(assignment: Assignment, context: Context) -> Outcome:
     """Train from a random initialization on the labelled images, with label smoothing if the settings ask for it."""
     settings = assignment.settings
     assert isinstance(settings, SupervisedSettings)
-    spec = ModelSpec(assignment.architecture.name, assignment.image_size, assignment.classes, 0, 0)
-    return train_supervised(assignment, settings, Classifier(spec), settings.label_smoothing, context)
+    classifier = build(assignment.architecture, assignment.image_size, assignment.classes, settings)
+    return train_supervised(assignment, settings, classifier, settings.label_smoothing, context)

@@ -1,4 +1,4 @@
-"""Random views of images, a whole batch at a time on its device, with TensorFlow 1's arithmetic (official code).
+"""Random views of images, a whole batch at a time on its device, with TensorFlow's arithmetic (official code).
 
 Every image draws its own parameters from a hash of (seed, epoch, image id, view, draw), so a view does not depend on
 the batch, the rank or the device it is made on. One difference from the official code follows from this: it draws the
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from trainables.architecture import SMALL_IMAGE_SIZE
+from trainables.auto_augment import auto_augment
 from trainables.color import ORDERS, grayscale, jitter
-from trainables.resample import blur, blur_radius, crop_and_resize, eval_boxes
+from trainables.randomness import random_bits, uniforms
+from trainables.resample import Resize, blur, blur_radius, crop_and_resize, eval_boxes
 from trainables.spec import Augmentation
 
 _ASPECTS = (3 / 4, 4 / 3)  # width / height of a crop, official code
@@ -21,44 +23,11 @@ _TRIES = (8, 92)  # 100 in all, default of TensorFlow's sampler; nearly all imag
 _JITTER_PROBABILITY, _GRAYSCALE_PROBABILITY, _BLUR_PROBABILITY = 0.8, 0.2, 0.5  # official code
 _SIGMAS = (0.1, 2.0)  # of the blur, pixels, official code
 
-_FLIP, _JITTER, _ORDER, _FACTORS, _GRAYSCALE, _BLUR, _SIGMA, _CROPS = (
-    0,
-    1,
-    2,
-    3,
-    7,
-    8,
-    9,
-    10,
-)  # first draw of each choice
+# First draw of each choice.
+_FLIP, _JITTER, _ORDER, _FACTORS, _GRAYSCALE, _BLUR, _SIGMA, _CROPS = 0, 1, 2, 3, 7, 8, 9, 10
+_AUTO_AUGMENT = _CROPS + 4 * sum(_TRIES)
+
 _CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**28}  # pixels at a time: 1 MB stay in a core's cache, 1 GB fills a GPU
-
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The bijection of int64 that ends SplitMix64 (Steele et al. 2014), after one step of its counter."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> 30) & (2**34 - 1)) * _MIX_1  # the mask makes the shift a logical one
-    x = (x ^ (x >> 27) & (2**37 - 1)) * _MIX_2
-    return x ^ (x >> 31) & (2**33 - 1)
-
-
-def uniforms(
-    seed: int, epochs: Tensor, ids: Tensor, view: int, draws: int, device: torch.device | str, *, first: int = 0
-) -> Tensor:
-    """Numbers float64 (n, draws) in [0, 1), multiples of 2^-32: draws `first` and following of each image's view.
-
-    A pure function of (seed, epoch, id, view, draw), equal on every device and in every batch. `epochs` and `ids` are
-    int64 (n,); 0 <= seed < 2^63.
-    """
-    keys = _mix(torch.tensor(seed, device=device))
-    for part in (epochs.to(device), ids.to(device), torch.tensor(view, device=device)):
-        keys = _mix(keys + part * _GOLDEN)
-    counters = torch.arange(first, first + draws, device=device) * _GOLDEN
-    bits = _mix(keys[:, None] + counters)
-    return (bits >> 32 & (2**32 - 1)).double() * 2.0**-32
 
 
 def sample_boxes(draws: Tensor, sizes: Tensor, min_area: float) -> tuple[Tensor, Tensor]:
@@ -147,17 +116,21 @@ def random_views(
     image_size: int,
     augmentation: Augmentation,
     dtype: torch.dtype = torch.float32,
+    *,
+    resize: Resize = "tf1",
 ) -> Tensor:
     """One random view of each image: floats (n, 3, image_size, image_size) in [0, 1] of `dtype`.
 
     `images` uint8 (n, 3, h, w) fill the top left `sizes` int64 (n, 2) pixels of a canvas; `ids` and `epochs` int64
-    (n,). Crop and resize, flip, color jitter and grayscale, clip, blur, in the official order; float64 is computed as
-    such, other types in float32. Parameters are made on the CPU: ids, epochs and sizes that already lie there save a
-    GPU from waiting.
+    (n,). Crop and resize, flip, color jitter and grayscale, clip, blur, in the official order, AutoAugment after the
+    flip; float64 is computed as such, other types in float32. `resize` as in `resample.bicubic_matrices`. Parameters
+    are made on the CPU: ids, epochs and sizes that already lie there save a GPU from waiting.
     """
     work = torch.float64 if dtype == torch.float64 else torch.float32
     sizes, ids, epochs = sizes.cpu(), ids.cpu(), epochs.cpu()
     draws = uniforms(seed, epochs, ids, view, _CROPS, "cpu")
+    seeds = random_bits(seed, epochs, ids, view, 1, "cpu", first=_AUTO_AUGMENT)[:, 0]
+    policy = augmentation.auto_augment
     if augmentation.crop:
         boxes = random_boxes(seed, epochs, ids, view, sizes, augmentation.crop_min_area)
     else:
@@ -165,9 +138,12 @@ def random_views(
     flips = (draws[:, _FLIP] < 0.5).to(images.device) if augmentation.flip else None
     views = images.new_empty((len(images), 3, image_size, image_size), dtype=dtype)
     for rows in _chunks(images, image_size):
-        part = crop_and_resize(
-            images[rows], boxes[rows].to(images.device), image_size, work, None if flips is None else flips[rows]
-        )
+        mirrored = None if flips is None else flips[rows]
+        # In float64 before AutoAugment, whose rounding to levels would make errors visible that differ between batches.
+        exact = work if policy == "none" else torch.float64
+        part = crop_and_resize(images[rows], boxes[rows].to(images.device), image_size, exact, mirrored, resize=resize)
+        if policy != "none":
+            part = auto_augment(_levels(part), seeds[rows], policy).to(work) / 255
         if augmentation.color_strength > 0:
             _distort_color(part, draws[rows], augmentation.color_strength)
         part.clamp_(0, 1)
@@ -177,6 +153,14 @@ def random_views(
     return views
 
 
+def _levels(images: Tensor) -> Tensor:
+    """Images in units of 1, clipped and rounded to uint8.
+
+    A half is rounded up even where rounding errors, which differ between batch sizes, have left it just below.
+    """
+    return (images * 255 + (0.5 + 2**-20)).floor().clamp_(0, 255).to(torch.uint8)
+
+
 def _chunks(images: Tensor, image_size: int) -> list[slice]:
     """Rows that are worked on together."""
     elements = 3 * max(images.shape[2] * images.shape[3], image_size**2)
@@ -184,15 +168,17 @@ def _chunks(images: Tensor, image_size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(images), size)]
 
 
-def eval_view(images: Tensor, sizes: Tensor, image_size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def eval_view(
+    images: Tensor, sizes: Tensor, image_size: int, dtype: torch.dtype = torch.float32, *, resize: Resize = "tf1"
+) -> Tensor:
     """The view for evaluation: floats (n, 3, image_size, image_size) in [0, 1] of `dtype`.
 
     The central square of 87.5 % of the shorter side, resized at once; for an image_size up to 32 the whole image, as it
-    is if it has that size. `images` and `sizes` as in `random_views`. (Official code.)
+    is if it has that size. `images`, `sizes` and `resize` as in `random_views`. (Official code.)
     """
     work = torch.float64 if dtype == torch.float64 else torch.float32
     boxes = eval_boxes(sizes.to(images.device), image_size, SMALL_IMAGE_SIZE)
     views = images.new_empty((len(images), 3, image_size, image_size), dtype=dtype)
     for rows in _chunks(images, image_size):
-        views[rows] = crop_and_resize(images[rows], boxes[rows], image_size, work).clamp_(0, 1)
+        views[rows] = crop_and_resize(images[rows], boxes[rows], image_size, work, resize=resize).clamp_(0, 1)
     return views

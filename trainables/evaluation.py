@@ -1,0 +1,64 @@
+"""Evaluation on the test split: once, after the last step, every image counted once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from datasets.splits import row_ids
+from trainables.context import Context
+from trainables.loop import NonFiniteLossError
+from trainables.metrics import reduce_counts, topk_counts
+from trainables.protocol import RowCount
+from trainables.stage import Assignment
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inference mode of layers and gradients, and back to training afterwards."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(was_training)
+
+
+def evaluate(module: nn.Module, assignment: Assignment, context: Context, dtype: torch.dtype) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in [0, 1] and mean cross-entropy on the test split, every image counted once.
+
+    `module` maps images (n, 3, S, S) to logits. Counts are summed over ranks and divided once.
+
+    Raises:
+        NonFiniteLossError: the model gives infinities or NaN.
+        ProtocolError: not every test image was seen exactly once.
+    """
+    manifest = assignment.manifest
+    counts = torch.zeros(3, dtype=torch.float64, device=context.device)
+    loss = torch.zeros(1, dtype=torch.float64, device=context.device)
+    seen = RowCount(context.device)
+    with evaluating(module):
+        for batch in assignment.eval_batches("test", manifest.test_images, context):
+            labels = batch.labels.to(context.device)
+            logits = module(assignment.eval_view(batch, context, dtype))
+            counts += topk_counts(logits, labels)
+            loss += nn.functional.cross_entropy(logits.double(), labels, reduction="sum")
+            seen.add(batch.ids)
+            context.report(1.0)
+    seen.check("the evaluation", row_ids(assignment.shards, manifest, "test", manifest.test_images))
+    top1, top5, images_seen, summed_loss = reduce_counts(torch.cat([counts, loss])).tolist()
+    if not math.isfinite(summed_loss):
+        raise NonFiniteLossError(
+            f"{context.trial}: the loss on the test split is not finite: the last steps diverged; lower learning_rate"
+        )
+    return {
+        "top1": top1 / images_seen,
+        "top5": top5 / images_seen,
+        "loss": summed_loss / images_seen,
+        "evaluated": images_seen,
+    }
