@@ -119,7 +119,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     started_at, started = datetime.now(UTC), time.monotonic()
     torch.set_num_threads(max(1, int(job.per_worker.get("CPU", 1))))
     storage = Storage(job.storage)
-    context = _context(job, storage)
+    context = context_of(job, storage)
     spec = parse_trial(job.trial)
     manifest = read_manifest(job.shards)
     check_images(job, spec, manifest)
@@ -160,7 +160,7 @@ def check_images(job: Job, spec: TrialSpec, manifest: Manifest) -> None:
         )
 
 
-def _context(job: Job, storage: Storage) -> Context:
+def context_of(job: Job, storage: Storage) -> Context:
     """The context of this worker: rank and device from Ray Train if it runs here, else one process."""
     distributed = torch.distributed.is_initialized()
     rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)

@@ -26,9 +26,8 @@ def find_trial(wanted: str, known: Collection[str]) -> str:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise ValueError(
-            f"{len(matching)} trials begin with {wanted!r}: {', '.join(matching[:5])}, ...; write more of the id"
-        )
+        shown = ", ".join(matching[:5]) + (", ..." if len(matching) > 5 else "")
+        raise ValueError(f"{len(matching)} trials begin with {wanted!r}: {shown}; write more of the id")
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.3)
     hint = f"the nearest is {near[0]!r}" if near else "there are no trials"
     raise ValueError(f"no trial {wanted!r}; {hint}")

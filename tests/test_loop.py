@@ -223,10 +223,10 @@ def test_the_same_trial_twice_has_the_same_ten_losses(shards: str, tmp_path: Pat
 def test_bfloat16_computes_in_half_width_on_float32_weights(
     shards: str, parents: Path, tmp_path: Path, stage: Stage
 ) -> None:
-    dtypes = []
+    dtypes: dict[bool, list[torch.dtype]] = {True: [], False: []}  # with gradient and without
     hook = torch.nn.modules.module.register_module_forward_hook(
         lambda module, _, features: (
-            dtypes.append(features.dtype) if isinstance(module, Encoder) and torch.is_grad_enabled() else None
+            dtypes[torch.is_grad_enabled()].append(features.dtype) if isinstance(module, Encoder) else None
         )
     )
     try:
@@ -236,7 +236,8 @@ def test_bfloat16_computes_in_half_width_on_float32_weights(
     finally:
         hook.remove()
     single, _ = trials.run(stage, shards, tmp_path / "single", parents)
-    assert set(dtypes) == {torch.bfloat16} and len(dtypes) == half.progress.step
+    assert set(dtypes[True]) == {torch.bfloat16} and len(dtypes[True]) == half.progress.step
+    assert dtypes[False][-1] == torch.float32, "evaluation is in full width"
     assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in weights.values())
     assert all(math.isfinite(row["loss"]) for row in half.progress.history)
     assert half.progress.history[0]["loss"] == pytest.approx(single.progress.history[0]["loss"], rel=0.05)

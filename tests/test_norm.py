@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gloo import run_ranks
 from trainables.architecture import parse_architecture
-from trainables.norm import GlobalBatchNorm
+from trainables.norm import GlobalBatchNorm, moving_share, set_moving_variance
 from trainables.resnet import Encoder
 
 ROWS = (3, 5)  # of the two ranks
@@ -24,6 +25,11 @@ def _encoder() -> Encoder:
         if name.endswith("gamma"):  # those of 0 would hide most gradients
             nn.init.uniform_(parameter, 0.5, 1.5)
     return encoder
+
+
+def _unbiased(norm: GlobalBatchNorm) -> GlobalBatchNorm:
+    set_moving_variance(norm, "unbiased")
+    return norm
 
 
 def _outcome(module: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -45,6 +51,7 @@ def _outcomes(rows: slice) -> dict[str, dict[str, Tensor]]:
     return {
         "norm": _outcome(GlobalBatchNorm(6).double(), small[rows], weights[rows]),
         "rows": _outcome(GlobalBatchNorm(6, beta=False).double(), small[rows, :, 0, 0], weights[rows, :, 0, 0]),
+        "unbiased": _outcome(_unbiased(GlobalBatchNorm(6).double()), small[rows], weights[rows]),
         "plain": _outcome(GlobalBatchNorm(6, gamma=False).double(), small[rows], weights[rows]),
         "encoder": _outcome(encoder, images[rows], feature_weights[rows]),
     }
@@ -84,6 +91,43 @@ def test_training_normalizes_and_keeps_biased_moving_statistics(shape: tuple[int
     torch.testing.assert_close(y, (rows - mean[:, None]) / (variance[:, None] + 1e-5).sqrt(), atol=1e-12, rtol=0)
     torch.testing.assert_close(norm.moving_mean, 0.1 * mean, atol=1e-12, rtol=0)
     torch.testing.assert_close(norm.moving_variance, 0.9 + 0.1 * variance, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (7, 4, 3, 2), (1, 4)])
+def test_unbiased_moving_variance_is_that_of_all_values_but_one(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64) * 2 + 3
+    biased, unbiased = GlobalBatchNorm(4).double(), _unbiased(GlobalBatchNorm(4).double())
+    assert torch.equal(biased(x), unbiased(x)) and torch.equal(biased.moving_mean, unbiased.moving_mean)
+    values = x.transpose(0, 1).flatten(1).numpy()
+    variance = values.var(1, ddof=1) if values.shape[1] > 1 else np.zeros(4)  # of one value: none to be had
+    expected = torch.from_numpy(0.9 + 0.1 * variance)
+    torch.testing.assert_close(unbiased.moving_variance, expected, atol=1e-12, rtol=0)
+    set_moving_variance(nn.ModuleList([unbiased]), "biased")
+    unbiased(x)
+    expected = 0.9 * expected + 0.1 * torch.from_numpy(values.var(1))
+    torch.testing.assert_close(unbiased.moving_variance, expected, atol=1e-12, rtol=0)
+
+
+def test_share_of_the_moving_statistics_that_stays_can_be_chosen_for_a_while() -> None:
+    x = _images(5, 2, 3)
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+    norm = GlobalBatchNorm(2).double()
+    network = nn.Sequential(norm)
+    y = network(x)
+    norm.load_state_dict(GlobalBatchNorm(2).state_dict())
+    with moving_share(network, 0.6):
+        assert torch.equal(network(x), y)
+        with moving_share(network, 1.0):
+            assert torch.equal(network(x), y)
+        torch.testing.assert_close(norm.moving_mean, 0.4 * mean, atol=1e-12, rtol=0)
+        torch.testing.assert_close(norm.moving_variance, 0.6 + 0.4 * variance, atol=1e-12, rtol=0)
+        network(x)
+    torch.testing.assert_close(norm.moving_mean, 0.64 * mean, atol=1e-12, rtol=0)
+    with pytest.raises(ZeroDivisionError), moving_share(network, 1.0):
+        raise ZeroDivisionError
+    network(x)
+    torch.testing.assert_close(norm.moving_mean, (0.9 * 0.64 + 0.1) * mean, atol=1e-12, rtol=0)
 
 
 def test_evaluation_uses_the_moving_statistics_and_leaves_them() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from study.load import load_study
 from study.plan import ExpectedImages, Plan, count, describe_plan, drift, make_plan
 from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
+from trainables.micro_batches import backward_in_parts, cached_outputs
 from trainables.pretrain import Pretraining
 from trainables.spec import Optimization, PretrainSettings
 
@@ -68,7 +70,7 @@ def test_costs_are_those_that_torch_counts(name: str, head_layer: int) -> None:
     assert planned == 3 * forward.get_total_flops() / rows
     with FlopCounterMode(display=False) as step:
         loss, _ = pretraining.loss(pretraining(images), torch.zeros(rows, dtype=torch.long), None)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     # The stem needs no gradient of its images; the probe and the similarities are left out of a plan.
     assert step.get_total_flops() / rows == pytest.approx(planned, rel=0.02)
 
@@ -76,6 +78,43 @@ def test_costs_are_those_that_torch_counts(name: str, head_layer: int) -> None:
     with FlopCounterMode(display=False) as forward:
         classifier(images)
     assert trials["finetune"].train_flops == 60 * 3 * forward.get_total_flops() / len(images)
+
+
+def flops_of(stage: str, **settings: Any) -> float:
+    """Operations of a training whose stage has these settings."""
+    trials = plan_of(stages=changed_recipe(stage, **settings)).trials.values()
+    return next(trial.train_flops for trial in trials if trial.spec.stage == stage)
+
+
+def test_micro_batches_cost_another_forward_pass_and_so_does_a_momentum_encoder() -> None:
+    pretrain, finetuned = 500 * 2 * (ENCODER + HEAD), ENCODER + FIRST_LAYER + LOGITS
+    assert flops_of("pretrain", micro_batches=2) == flops_of("pretrain", micro_batches=50) == 4 * pretrain
+    assert flops_of("pretrain", memory={"size": 100}) == 3 * pretrain
+    assert flops_of("pretrain", memory={"decay": 0.9}) == 4 * pretrain
+    assert flops_of("pretrain", memory={"size": 100, "decay": 0.9}, micro_batches=4) == 5 * pretrain
+    assert flops_of("finetune", micro_batches=2) == 60 * 4 * finetuned
+    assert flops_of("supervised", micro_batches=2) == 60 * 4 * (ENCODER + LOGITS)
+    assert flops_of("distill", micro_batches=2) == 500 * (4 * (ENCODER + LOGITS) + finetuned)
+
+
+def test_costs_of_micro_batches_and_a_momentum_encoder_are_those_that_torch_counts() -> None:
+    data = {**tiny()["data"], "image_size": 16}
+    stages = changed_recipe("pretrain", micro_batches=2, memory={"decay": 0.9})
+    grid = {"architecture": ["r18w0.5"], "label_fraction": [0.1]}
+    [planned] = [
+        trial
+        for trial in plan_of(data=data, grid=grid, stages=stages).trials.values()
+        if trial.spec.stage == "pretrain"
+    ]
+    assert isinstance(planned.spec.settings, PretrainSettings)
+    module = Pretraining(parse_architecture("r18w0.5"), 16, 10, planned.spec.settings)
+    views, labels = torch.rand(8, 3, 16, 16), torch.zeros(4, dtype=torch.long)
+    with FlopCounterMode(display=False) as step:
+        keys = module.memory.keys(views, 2)
+        outputs = cached_outputs(module, views, 2)
+        module.loss(outputs, labels, keys)[0].backward()  # type: ignore[no-untyped-call]
+        backward_in_parts(module, views, [output.grad for output in outputs], 2, nullcontext)
+    assert step.get_total_flops() / 4 == pytest.approx(planned.train_flops / 500, rel=0.02)
 
 
 def test_plan_of_table_1_prints_the_parameters_of_the_paper() -> None:
@@ -135,6 +174,46 @@ def test_batch_that_the_workers_cannot_share_is_refused() -> None:
     execution = {"workers": {"default": 1, "r10*": 3}, "per_worker": {"CPU": 1}}
     with pytest.raises(ValueError, match=r"pretrain-r10w0\.0625.*100 is not a multiple of its 3 workers"):
         plan_of(execution=execution)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "supervised", "distill"])
+@pytest.mark.parametrize(("workers", "parts", "refused"), [(2, 10, False), (4, 10, True), (1, 3, True)])
+def test_batch_that_the_micro_batches_of_the_workers_cannot_share_is_refused(
+    stage: str, workers: int, parts: int, refused: bool
+) -> None:
+    batch = tiny()["stages"][stage]["optimization"]["global_batch_size"]  # 20 or 100
+    stages, execution = changed_recipe(stage, micro_batches=parts), {"workers": workers, "per_worker": {"CPU": 1}}
+    message = rf"{stage}-r10w0\.0625.* {batch} is not a multiple of its {workers} workers in {parts} micro-batches each"
+    with pytest.raises(ValueError, match=message) if refused else nullcontext():
+        plan_of(stages=stages, execution=execution)
+
+
+@pytest.mark.parametrize(
+    ("memory", "most", "remembered"),
+    [({"enqueue": "both"}, 200, 101), ({"enqueue": "first"}, 100, 101), ({}, 200, 101)],
+)
+def test_memory_that_could_hold_an_image_of_the_batch_is_refused(
+    memory: dict[str, Any], most: int, remembered: int
+) -> None:
+    """Of 200 images, 100 are in the batch: the queue may hold the keys of 100 more, one or two of each."""
+    plan_of(stages=changed_recipe("pretrain", memory={**memory, "size": most}))
+    message = (
+        rf"pretrain-.*100 and the {remembered} images in memory exceed the 200 .*or stages\.pretrain\.memory\.size"
+    )
+    with pytest.raises(ValueError, match=message):
+        plan_of(stages=changed_recipe("pretrain", memory={**memory, "size": most + 1}))
+
+
+def test_batch_of_more_images_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"pretrain-.*global_batch_size 201 exceed the 200 .*global_batch_size$"):
+        plan_of(stages=changed_stages("pretrain", global_batch_size=201))
+    plan_of(stages=changed_stages("pretrain", global_batch_size=200))
+
+
+def changed_recipe(stage: str, **settings: Any) -> dict[str, Any]:
+    stages: dict[str, Any] = copy.deepcopy(tiny()["stages"])
+    stages[stage] |= settings
+    return stages
 
 
 def changed_stages(stage: str, **optimization: Any) -> dict[str, Any]:

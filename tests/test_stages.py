@@ -139,6 +139,7 @@ def test_probe_and_labels_do_not_change_the_encoder(shards: str, tmp_path: Path)
     assert same(weights, unlabelled_weights, "encoder.") and same(weights, unlabelled_weights, "head.")
     assert not torch.equal(weights["probe.weight"], unlabelled_weights["probe.weight"])
     assert other.label_fraction is None
+    assert one.metrics.keys() - other.metrics.keys() == {"knn_top1"}, "no neighbor has a label"
     for row, unlabelled_row in zip(one.progress.history, other.progress.history, strict=True):
         assert row["contrastive_loss"] == unlabelled_row["contrastive_loss"] == unlabelled_row["loss"]
         assert row["loss"] == pytest.approx(row["contrastive_loss"] + row["probe_loss"], rel=1e-6)
@@ -177,11 +178,15 @@ def test_linear_leaves_the_encoder_as_it_was_pretrained(shards: str, parents: Pa
     parent = trials.model(parents / "pretrain")["module"]
     pretrained = {name.removeprefix("encoder."): parent[name] for name in parent if name.startswith("encoder.")}
     with calls_of(Encoder) as calls:
-        _, weights = trials.run("linear", shards, tmp_path, parents)
+        outcome, weights = trials.run("linear", shards, tmp_path, parents)
     assert not any(call.training for call in calls)
     assert same(calls[0].state, pretrained) and same(calls[-1].state, pretrained)
     assert sum(len(call.inputs[0]) for call in calls) == digits().known(trials.FRACTION) + TEST
     assert weights.keys() == {"weight", "bias"}
+    assert outcome.progress.history[0]["loss"] == pytest.approx(math.log(10)), "the classifier starts at zero"
+    pixels = torch.from_numpy(digits().pixels[: digits().known(trials.FRACTION)]).float() / 255
+    seen = torch.cat([call.inputs[0] for call in calls])[: len(pixels)]
+    torch.testing.assert_close(seen, pixels[:, None].expand(-1, 3, -1, -1), atol=1e-6, rtol=0)  # neither crop nor flip
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
 import reference
 from trainables import views
 from trainables.color import ORDERS, grayscale, jitter
-from trainables.resample import Resize, crop_and_resize
+from trainables.randomness import uniforms
+from trainables.resample import Resize, blur, crop_and_resize
 from trainables.spec import Augmentation
 from trainables.views import eval_view, jitter_factors, random_boxes, random_views, sample_boxes
 
@@ -265,3 +268,62 @@ def test_auto_augment_draws_by_seed_epoch_id_and_view() -> None:
 def test_an_empty_batch_has_an_empty_view() -> None:
     for augmentation in (PRETRAIN, Augmentation(auto_augment="imagenet")):
         assert _views(_images(0, 32, 32), torch.arange(0), augmentation).shape == (0, 3, 32, 32)
+
+
+def test_a_crop_is_tried_a_hundred_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    uniforms_of_views = views.uniforms
+
+    def count(*arguments: Any, first: int = 0) -> Tensor:
+        drawn.append((first, first + arguments[4]))
+        return uniforms_of_views(*arguments, first=first)
+
+    monkeypatch.setattr(views, "uniforms", count)
+    ids, sizes = torch.arange(3), torch.tensor([[2, 400]] * 3)  # no crop of such a strip has an aspect in [3/4, 4/3]
+    assert random_boxes(0, torch.zeros_like(ids), ids, 0, sizes, 0.5).tolist() == [[0, 0, 2, 400]] * 3
+    assert sum(stop - first for first, stop in drawn) == 4 * 100
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(drawn)), "no number is used twice"
+
+
+def test_orders_of_color_and_sigmas_of_blur_are_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[Tensor] = []
+    sigmas: list[Tensor] = []
+
+    def keep_orders(images: Tensor, chosen: Tensor, _factors: Tensor) -> Tensor:
+        orders.append(chosen)
+        return images
+
+    def keep_sigmas(images: Tensor, chosen: Tensor) -> Tensor:
+        sigmas.append(chosen)
+        return images
+
+    monkeypatch.setattr(views, "jitter", keep_orders)
+    monkeypatch.setattr(views, "blur", keep_sigmas)
+    _views(_images(1, 32, 32).repeat(4000, 1, 1, 1), torch.arange(4000), PRETRAIN)
+    counts = torch.bincount(torch.cat(orders), minlength=24).double()
+    expected = counts.sum() / 24
+    assert len(counts) == 24 and ((counts - expected) ** 2 / expected).sum() < 58  # chi squared, 23 degrees: p = 1e-4
+    assert scipy.stats.kstest(torch.cat(sigmas).numpy(), "uniform", (0.1, 1.9)).pvalue > 1e-4
+
+
+def test_a_view_is_cropped_mirrored_colored_grayed_and_blurred_in_this_order() -> None:
+    ids, epochs = torch.arange(64), torch.zeros(64, dtype=torch.long)
+    images, sizes = _images(64, 50, 40), torch.tensor([[50, 40]]).repeat(64, 1)
+    draws = uniforms(5, epochs, ids, 1, 10, "cpu")
+    boxes = random_boxes(5, epochs, ids, 1, sizes, 0.08)
+    expected = crop_and_resize(images, boxes, 36, torch.float64)
+    expected[draws[:, 0] < 0.5] = expected[draws[:, 0] < 0.5].flip(3)
+    some = draws[:, 1] < 0.8
+    orders, factors = (draws[some, 2] * 24).long(), jitter_factors(draws[some, 3:7], 1.0)
+    expected[some] = jitter(expected[some], orders, factors)
+    expected[draws[:, 7] < 0.2] = grayscale(expected[draws[:, 7] < 0.2])
+    expected.clamp_(0, 1)
+    some = draws[:, 8] < 0.5
+    expected[some] = blur(expected[some], 0.1 + 1.9 * draws[some, 9]).clamp_(0, 1)
+    found = _views(images, ids, PRETRAIN, seed=5, view=1, image_size=36, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+
+
+def test_color_distortion_beyond_the_hue_circle_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"less than or equal to 1\.25"):
+        Augmentation(color_strength=1.3)

@@ -46,7 +46,10 @@ def effective_rank(features: Tensor) -> float:
     assert math.isfinite(variance), "features of a finite loss are finite"
     if variance < CONSTANT_VARIANCE:
         return 1.0
-    singular = torch.linalg.eigvalsh(scatter).clamp_min(0).sqrt()
+    eigenvalues = torch.linalg.eigvalsh(scatter)
+    # Zeros come out as rounding errors, whose square roots would be visible and differ with the number of ranks.
+    noise = eigenvalues.amax() * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
+    singular = eigenvalues.where(eigenvalues > noise, 0.0).sqrt()
     shares = singular / singular.sum()
     return math.exp(torch.special.entr(shares).sum().item())
 

@@ -45,10 +45,10 @@ class FeatureStream:
 
 
 def build(architecture: Architecture, image_size: int, classes: int) -> tuple[Encoder, LinearClassifier]:
-    """The encoder, which stays as it is, and the linear classifier, which is trained."""
+    """The encoder, which stays as it is, and the linear classifier, which is trained from zero (official commands)."""
     encoder = Encoder(architecture, image_size)
     encoder.eval().requires_grad_(False)
-    return encoder, LinearClassifier(encoder.feature_dim, classes)
+    return encoder, LinearClassifier(encoder.feature_dim, classes, zero_init=True)
 
 
 def run(assignment: Assignment, context: Context) -> Outcome:

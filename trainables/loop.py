@@ -203,11 +203,11 @@ def _history_row(progress: Progress, task: Task, rate: float, context: Context) 
 
 
 def _parallel(module: nn.Module, context: Context) -> nn.Module:
-    """Average gradients over ranks; batch norm keeps its own statistics equal, so buffers are not broadcast."""
+    """Average gradients over ranks; batch norm keeps its own statistics equal, so buffers are not sent around."""
     if context.world_size == 1:
         return module
     devices = [context.device] if context.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(module, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def _state(module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:

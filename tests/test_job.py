@@ -1,0 +1,113 @@
+"""What a worker refuses of the job that a launch gave it; without Ray's processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datasets.manifest import read_manifest
+from datasets.schema import MANIFEST_NAME
+from datasets.splits import subset_hash
+from digit_shards import CLASSES, SIZE, TRAIN, digits, write
+from reports.records import read_record, record_ids
+from reports.storage import Storage
+from studies import tiny_study
+from study.execute import Job, context_of, run_worker
+from study.images import ShardedImages
+from study.plan import make_plan
+from trainables import loop
+from trainables.protocol import ProtocolError
+from trainables.spec import Stage
+
+
+def job(shards: str, storage: Path, stage: Stage = "supervised") -> dict[str, Any]:
+    """A trial of a small study as a launch plans it on these shards."""
+    data = {"name": "digits", "source": shards, "image_size": SIZE, "train_images": TRAIN, "classes": CLASSES}
+    manifest = read_manifest(shards)
+    plan = make_plan(tiny_study(data=data), ShardedImages(shards, manifest))
+    [trial] = [trial for trial in plan.trials.values() if trial.spec.stage == stage]
+    return {
+        "id": trial.id,
+        "study": "tiny",
+        "trial": trial.spec.plain(),
+        "storage": str(storage),
+        "shards": shards,
+        "workers": 1,
+        "per_worker": {"CPU": 1.0},
+        "tf32": True,
+        "channels_last": True,
+        "checkpoint_seconds": 120.0,
+        "steps": trial.steps,
+        "fingerprint": manifest.fingerprint,
+        "subset_hash": None if stage == "pretrain" else subset_hash(shards, manifest, 0.1),
+        "train_flops": float(trial.train_flops),
+        "commit": "unknown",
+        "dirty": True,
+    }
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "supervised"])
+def test_job_on_the_planned_images_ends_with_a_record(shards: str, tmp_path: Path, stage: Stage) -> None:
+    planned = job(shards, tmp_path, stage)
+    run_worker(planned)
+    record = read_record(Storage(str(tmp_path)), planned["id"])
+    assert record.data.fingerprint == planned["fingerprint"] and record.history[-1]["step"] == planned["steps"]
+    assert stage == "pretrain" or record.data.subset_hash == planned["subset_hash"]
+
+
+@pytest.mark.parametrize(("tf32", "precision"), [(True, "tf32"), (False, "ieee")])
+def test_gpus_round_factors_as_the_study_says(shards: str, tmp_path: Path, tf32: bool, precision: str) -> None:
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in settings]
+    planned = job(shards, tmp_path) | {"per_worker": {"GPU": 1.0}, "tf32": tf32, "channels_last": False}
+    try:
+        context = context_of(Job.model_validate(planned), Storage(str(tmp_path)))
+        assert [backend.fp32_precision for backend in settings] == [precision] * 2
+    finally:
+        for backend, precision in zip(settings, before, strict=True):
+            backend.fp32_precision = precision
+    assert context.device.type == "cuda" and not context.channels_last
+
+
+def refused(planned: dict[str, Any]) -> str:
+    """What a worker says that refuses a job before it trains."""
+    with pytest.raises(ProtocolError) as error:
+        run_worker(planned)
+    assert not record_ids(Storage(planned["storage"]))
+    assert {path.name for path in Path(planned["storage"], "checkpoints", planned["id"]).iterdir()} == {"progress.json"}
+    return str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "supervised"])
+def test_worker_refuses_images_that_were_not_planned_with(shards: str, tmp_path: Path, stage: Stage) -> None:
+    repainted = write(digits().repainted(0), tmp_path / "repainted")
+    planned = job(shards, tmp_path / "runs", stage)
+    message = refused(planned | {"shards": repainted})
+    assert planned["id"] in message and repainted in message
+    assert planned["fingerprint"] in message and read_manifest(repainted).fingerprint in message
+
+
+def test_worker_refuses_another_labelled_subset_of_the_same_images(shards: str, tmp_path: Path) -> None:
+    """The fingerprint is that of the plan, but other rows come first."""
+    rows = digits()
+    ids = rows.ids.copy()
+    ids[[0, 100]] = ids[[100, 0]]
+    others = write(dataclasses.replace(rows, ids=ids), tmp_path / "others")
+    manifest = read_manifest(others).model_copy(update={"fingerprint": read_manifest(shards).fingerprint})
+    (Path(others) / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    planned = job(shards, tmp_path / "runs")
+    message = refused(planned | {"shards": others})
+    assert planned["subset_hash"] in message and subset_hash(others, manifest, 0.1) in message
+
+
+def test_trial_that_stops_early_has_no_record(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = job(shards, tmp_path)
+    assert planned["steps"] == 2 * 14 // 20 + 1
+    monkeypatch.setattr(loop, "total_steps", lambda *arguments: 1)
+    with pytest.raises(ProtocolError, match=rf"{planned['id']} made 1 steps where 2 were planned"):
+        run_worker(planned)
+    assert not record_ids(Storage(str(tmp_path)))
