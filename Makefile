@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format
+.PHONY: setup demo report-paper test check format
 
 setup: $(VENV)/.installed
 
@@ -17,6 +17,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python -m study launch study/presets/digits.yaml --storage runs
+
+report-paper: setup
+	$(BIN)/python -m study report --paper -o runs/reports/paper.html
 
 test: setup
 	$(BIN)/python -m pytest

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -49,10 +50,10 @@ def overhead(folder: Path, trials: int) -> None:
     seconds = launch(file, folder / "trivial")
     records = finished_in_order(folder / "trivial")
     gaps = [
-        (later.finished_at - earlier.finished_at).total_seconds() - later.cost.wall_seconds
+        (finished(later) - finished(earlier)).total_seconds() - seconds_of(later)
         for earlier, later in itertools.pairwise(records)
     ]
-    own = [record.cost.wall_seconds for record in records[1:]]
+    own = [seconds_of(record) for record in records[1:]]
     print(f"{len(records)} trivial trials, one after the other: {seconds:.1f} s from command to report")
     print(f"{'seconds a trial':<34}{'min':>8}{'median':>8}{'max':>8}")
     for name, values in (("overhead between trials", gaps), ("the trial itself", own)):
@@ -64,7 +65,7 @@ def demo(folder: Path) -> None:
     first = launch(preset, folder / "demo")
     records = finished_in_order(folder / "demo")
     cores = os.cpu_count() or 1
-    busy = sum(record.cost.device_seconds for record in records)
+    busy = sum(seconds_of(record) for record in records)  # each has one worker
     again = launch(preset, folder / "demo")
     print(f"\ndemo, {len(records)} trials on {cores} cores")
     print(f"{'command to report':<34}{first:>8.1f} s")
@@ -83,7 +84,18 @@ def launch(study: Path, storage: Path) -> float:
 def finished_in_order(storage: Path) -> list[Record]:
     records, problems = read_records(Storage(str(storage)))
     assert not problems
-    return sorted(records, key=lambda record: record.finished_at)
+    return sorted(records, key=finished)
+
+
+def finished(record: Record) -> datetime:
+    assert record.finished_at is not None
+    return record.finished_at
+
+
+def seconds_of(record: Record) -> float:
+    """A trial's own wall time."""
+    assert record.cost.wall_seconds is not None
+    return record.cost.wall_seconds
 
 
 if __name__ == "__main__":

@@ -34,8 +34,10 @@ GPU_WAYS: dict[str, list[str]] = {"float32 without TF32": ["execution.tf32=false
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=8, help="2 or more")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("a spread takes two seeds or more")
     ways = WAYS | (GPU_WAYS if torch.cuda.is_available() else {})
     with tempfile.TemporaryDirectory() as folder:
         found = {way: measure(Path(folder), way, overrides, options.seeds) for way, overrides in ways.items()}
@@ -73,8 +75,9 @@ def measure(folder: Path, way: str, overrides: list[str], seeds: int) -> dict[st
         command += ["--set", override]
     subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
     records, _ = read_records(Storage(str(storage)))
-    found: dict[str, dict[int, float]] = {"linear": {}, "finetune": {}, "pretrain": {}}
+    found: dict[str, dict[int, float]] = {"pretrain": {}, "linear": {}, "finetune": {}}
     for record in records:
+        assert record.spec.seed is not None
         found[record.spec.stage][record.spec.seed] = record.metrics["top1"]
     return found
 

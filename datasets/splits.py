@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +114,14 @@ def subset_hash(shards_uri: str, manifest: Manifest, fraction: float) -> str:
 
 
 def row_ids(shards_uri: str, manifest: Manifest, split: Split, rows: int) -> NDArray[np.int64]:
-    """Return the ids (rows,) of the first `rows` rows of a split."""
-    files = [file for file in manifest.split_files(split) if file.first_position < rows]
-    columns = [read_column(shards_uri, file.name, "id").to_numpy() for file in files]
-    return np.concatenate([np.empty(0, np.int64), *columns])[:rows]
+    """Return the ids (rows,) of the first `rows` rows of a split; kept in the process, since guards ask repeatedly."""
+    names = tuple(file.name for file in manifest.split_files(split) if file.first_position < rows)
+    return _ids(shards_uri, manifest.fingerprint, names)[:rows].copy()
+
+
+@lru_cache(maxsize=8)
+def _ids(shards_uri: str, fingerprint: str, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """The ids of whole files, of the shards with this fingerprint; object stores answer many requests at a time."""
+    with ThreadPoolExecutor(16) as pool:
+        columns = list(pool.map(lambda name: read_column(shards_uri, name, "id").to_numpy(), names))
+    return np.concatenate([np.empty(0, np.int64), *columns])

@@ -19,7 +19,7 @@ def answer(trials: pd.DataFrame) -> list[str]:
         return ["No fine-tuned trial has finished yet, so there is no answer: run the stages pretrain and finetune."]
     gains = size_gains(points)
     first = _label_efficiency(points, gains) if len(gains) else _one_size(points)
-    sentences = [first, _gain_by_fraction(gains), _methods(trials, points), _seeds(points)]
+    sentences = [first, _gain_by_fraction(gains), _methods(trials, points), _seeds(trials, points)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -68,7 +68,7 @@ def _gain_by_fraction(gains: pd.DataFrame) -> str:
         None: "a difference that these seeds do not settle (Welch's t-test at 5\u00a0%)",
     }[gain_falls_with_labels(gains)]
     if gains["error"].isna().any():
-        verdict = "but without several seeds of each no verdict follows from that"
+        verdict = "but without several seeds of each no verdict follows from these two"
     sizes = f"from {gains.iloc[0]['small']} to {gains.iloc[0]['large']}"
     return f"Size, {sizes}, changes top-1 by {parts[0]} and {parts[1]} of the labels, {verdict}."
 
@@ -94,7 +94,9 @@ def _methods(trials: pd.DataFrame, points: pd.DataFrame) -> str:
     return f"With {percent(fraction)} of the labels {model} reaches {', '.join(parts[:-1])} and {parts[-1]}."
 
 
-def _seeds(points: pd.DataFrame) -> str:
+def _seeds(trials: pd.DataFrame, points: pd.DataFrame) -> str:
+    if (trials["source"] == "paper").all():
+        return "The paper states neither seeds nor spreads, so intervals are over architectures alone."
     fewest, most = points["n"].min(), points["n"].max()
     if most == 1:
         return "Every number is from a single seed, so no spread is known: run more before believing a difference."

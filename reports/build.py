@@ -1,96 +1,105 @@
-"""Write a study's report where it is wanted: the page as HTML, or its first figure as an image."""
+"""A study's report from its storage, in the formats that are asked for, where it is wanted."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable
+from difflib import get_close_matches
+from functools import cache
 from pathlib import PurePosixPath
+from typing import cast
 
-import plotly.graph_objects as go
-
-from reports.figures.scaling import accuracy_against_parameters
-from reports.page import StudyInfo, build_page
-from reports.records import Failure, Problem, Record
+from reports import paper
+from reports.drawing import figures_of
+from reports.export import IMAGE_FORMATS, ImageFormat, as_csv, as_images, as_parquet
+from reports.markdown import as_markdown
+from reports.page import build_page
+from reports.records import read_failures, read_records, record_ids
+from reports.results import Results, StudyInfo
 from reports.storage import Storage
-from reports.tables import group_by_data, trials
 
-__all__ = ["StudyInfo", "image", "write_report"]
+DOCUMENTS: dict[str, Callable[[Results], bytes]] = {
+    "html": lambda results: build_page(results).encode(),
+    "md": lambda results: as_markdown(results).encode(),
+    "csv": lambda results: as_csv(results.table),
+    "parquet": lambda results: as_parquet(results.table),
+}
+FORMATS: tuple[str, ...] = (*DOCUMENTS, *IMAGE_FORMATS)
+"""What a report can be written as, images last: they need a browser, and the rest does not wait for one."""
+PAPER = StudyInfo("SimCLRv2, as published", "How do model size and label fraction trade off on ImageNet?")
 
-IMAGES = (".png", ".svg", ".pdf")
-SECONDS = 60.0  # for starting a browser and drawing one figure
+
+def parse_formats(text: str) -> list[str]:
+    """Formats from their names with commas, in the order of `FORMATS`. Raises ValueError for a name that is none."""
+    names = {name.strip().lower() for name in text.split(",")}
+    for name in sorted(names - set(FORMATS)):
+        near = get_close_matches(name, FORMATS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"--format has {name!r}; expected one or more of {', '.join(FORMATS)}, with commas{hint}")
+    return [name for name in FORMATS if name in names]
 
 
-def write_report(
-    storage: Storage,
-    *,
-    study: StudyInfo,
-    records: Sequence[Record],
-    failures: Sequence[Failure],
-    problems: Sequence[Problem] = (),
-    destination: str | None = None,
-) -> str:
-    """Build a study's report and return where it lies.
+def read_results(storage: Storage, study: StudyInfo) -> Results:
+    """What storage holds now of a study's planned trials; files that are not valid are listed, not read."""
+    records, bad_records = read_records(storage, study.planned)
+    failures, bad_failures = read_failures(storage, study.planned.keys() - {record.id for record in records})
+    return Results(study, records, failures, [*bad_records, *bad_failures])
 
-    `destination` is a path or URL; its ending chooses the page (.html) or the first figure (.png, .svg, .pdf).
-    Without one the page goes to `reports/STUDY.html` in the storage, characters that a file name should not have
-    replaced by "-".
 
-    Raises ValueError for an unknown ending, and where an image needs a browser that is missing or too slow.
+def state_of(storage: Storage, study: StudyInfo) -> Hashable:
+    """What `read_results` depends on, from names of files alone: another value means that there is something new."""
+    return frozenset(record_ids(storage) & study.planned.keys()), len(read_failures(storage, study.planned)[0])
+
+
+@cache
+def paper_results() -> Results:
+    """The paper's numbers as if they were a study's: nothing is planned, nothing failed."""
+    return Results(PAPER, paper.records())
+
+
+def write_report(storage: Storage, results: Results, kind: str = "html", stem: str | None = None) -> list[str]:
+    """Write a report in one of the `FORMATS` and return the paths or URLs of its files.
+
+    It goes to STEM.KIND, the stem being a path or URL; without one to `reports/STUDY.KIND` in the storage, characters
+    that a file name should not have replaced by "-". Images are of every figure that has data, in a folder STEM.
+
+    Raises `export.ImageError` where images cannot be drawn.
     """
-    target, folder, name = _target(storage, study.name, destination)
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in (".html", ".htm"):
-        content = build_page(study, records, failures, problems).encode()
-    elif suffix in IMAGES:
-        largest = group_by_data(records)[0] if records else []
-        content = image(accuracy_against_parameters(trials(largest)), suffix)
+    target, folder, name = _target(storage, results.study.name, stem)
+    if kind in DOCUMENTS:
+        files = {f"{name}.{kind}": DOCUMENTS[kind](results)}
     else:
-        raise ValueError(f"cannot write a report as {name!r}; expected a name ending in .html, {', '.join(IMAGES)}")
-    target.write_bytes(content, *folder, name)
-    return target.uri(*folder, name)
+        drawn = [drawn for group in results.groups for drawn in figures_of(group) if not drawn.need]
+        files = as_images({f"{name}/{one.name}.{kind}": one.figure for one in drawn}, cast(ImageFormat, kind))
+    return [_write(target, content, *folder, file) for file, content in files.items()]
 
 
-def _target(storage: Storage, study: str, destination: str | None) -> tuple[Storage, tuple[str, ...], str]:
-    if destination is None:
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", study).strip(".-")
-        return storage, ("reports",), f"{safe or 'study'}.html"
+def write_file(results: Results, destination: str) -> str:
+    """Write the one file that a path or URL names, its ending choosing the format, an image's being of the headline
+    figure; return its path or URL.
+
+    Raises ValueError for an unknown ending, and `export.ImageError` where an image cannot be drawn.
+    """
+    kind = {"htm": "html"}.get(ending := PurePosixPath(destination).suffix.lower().removeprefix("."), ending)
+    if kind not in FORMATS:
+        raise ValueError(f"cannot write a report as {destination!r}; expected a name ending in .{', .'.join(FORMATS)}")
     folder, slash, name = destination.rpartition("/")
+    if kind in DOCUMENTS:
+        content = DOCUMENTS[kind](results)
+    else:
+        headline = next(figures_of(results.groups[0])).figure
+        content = as_images({name: headline}, cast(ImageFormat, kind))[name]
+    return _write(Storage(folder or slash or "."), content, name)
+
+
+def _target(storage: Storage, study: str, stem: str | None) -> tuple[Storage, tuple[str, ...], str]:
+    if stem is None:
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", study).strip(".-")
+        return storage, ("reports",), safe or "study"
+    folder, slash, name = stem.rpartition("/")
     return Storage(folder or slash or "."), (), name
 
 
-def image(figure: go.Figure, suffix: str, seconds: float = SECONDS) -> bytes:
-    """A figure as .png, .svg or .pdf on white, drawn by kaleido in a headless Chrome or Chromium, without a network.
-
-    Raises ValueError when kaleido or a browser is missing, or when drawing takes longer than `seconds`.
-    """
-    try:
-        import kaleido  # type: ignore[import-untyped]
-        from choreographer.errors import BrowserClosedError, BrowserDepsError, BrowserFailedError, ChromeNotFoundError
-    except ImportError as error:
-        raise ValueError("images need kaleido, which is not installed: pip install kaleido, or write .html") from error
-    figure = go.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
-    options = {"format": suffix.removeprefix("."), "width": 1000, "height": figure.layout.height, "scale": 2}
-
-    async def draw() -> bytes:
-        content = await asyncio.wait_for(
-            kaleido.calc_fig(figure, opts=options, kopts={"mathjax": False, "timeout": seconds}), seconds
-        )
-        return bytes(content)
-
-    try:
-        with ThreadPoolExecutor(1) as pool:  # its own thread: the caller may be inside an event loop already
-            return pool.submit(asyncio.run, draw()).result()
-    except ChromeNotFoundError as error:
-        raise ValueError(
-            "images need Chrome or Chromium, and none was found: install one (Debian: apt install chromium), "
-            "or set BROWSER_PATH to it, or write .html"
-        ) from error
-    except (BrowserClosedError, BrowserDepsError, BrowserFailedError) as error:
-        raise ValueError(
-            f"the browser that draws images failed, or did not start within {seconds:g} s: {error.args[0]} "
-            "Try again, install Chrome or Chromium anew, or write .html"
-        ) from error
-    except TimeoutError as error:
-        raise ValueError(f"drawing the figure took longer than {seconds:g} s; try again, or write .html") from error
+def _write(target: Storage, content: bytes, *parts: str) -> str:
+    target.write_bytes(content, *parts)
+    return target.uri(*parts)

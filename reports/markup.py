@@ -16,6 +16,11 @@ def paragraph(text: object, kind: str = "") -> str:
     return f"<p{_class(kind)}>{escape(text)}</p>"
 
 
+def in_paper(where: str) -> str:
+    """Where the paper has the same, set small behind a heading or statement."""
+    return f'<span class="in-paper">({escape(where)})</span>'
+
+
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str, numbers: Sequence[int] = ()) -> str:
     """A table that scrolls sideways on narrow screens; `numbers` are the columns that are set flush right."""
     classes = [_class("number" if column in numbers else "") for column in range(len(head))]
@@ -28,6 +33,16 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str
         f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def details(summary: object, *content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{''.join(content)}</details>"
+
+
+def names(items: Sequence[object], listed: int = 200) -> str:
+    """A list of trial ids or the like, in columns; beyond `listed` only their number."""
+    more = [f"and {len(items) - listed:,} more"] if len(items) > listed else []
+    return f'<ul class="ids">{"".join(f"<li>{escape(item)}</li>" for item in [*items[:listed], *more])}</ul>'
 
 
 def definitions(pairs: Mapping[str, object]) -> str:

@@ -1,31 +1,68 @@
-"""The paper's own numbers as facts, in the same tidy form as a study's trials."""
+"""The paper's own numbers: its trainings as records, and the other methods that it compares with."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from reports.tables import ARCHITECTURE, COLUMNS
+from reports.records import Record
+from reports.tables import trials
+
+PROTOCOL = 0  # of no version of this code
+DATA = {"name": "imagenet", "image_size": 224, "classes": 1000}
+FINGERPRINT = "ILSVRC-2012"
+FRACTIONS = {"1": 0.01, "10": 0.1}  # percent of the labels, as the file of numbers names them
+
+
+@cache
+def records() -> list[Record]:
+    """The trainings behind Tables 1, 2, 3, G.1 and G.2 of the SimCLRv2 paper, parents first; `source` is "paper".
+
+    Thirteen architectures, each pretrained with memory (no metric of its own), fine-tuned on 1 %, 10 % and 100 % of
+    ImageNet's labels, evaluated linearly and trained supervised; the students and supervised baselines of Tables 2
+    and 3; and the one pretraining without memory for which the authors gave a number, outside of the paper. Rates are
+    in [0, 1]. The paper states neither seeds, nor seconds, nor machines, so these are null; FLOPs and images seen are
+    computed from its recipes.
+    """
+    tables = _tables()
+    return [Record.model_validate(_record(training, tables)) for training in tables["trainings"]]
+
+
+@cache
+def table() -> pd.DataFrame:
+    """`tables.trials` of the paper's records; not to be changed in place."""
+    return trials(records())
 
 
 def table_1() -> pd.DataFrame:
-    """Table 1 (top-1) and Table G.1 (top-5) of the SimCLRv2 paper, one row a trained model, columns as
-    `tables.trials`.
+    """The 65 trainings of `table` whose top-1 is in Table 1 and whose top-5 is in Table G.1."""
+    of_table_1 = table()["study"] == "SimCLRv2, Tables 1 and G.1"
+    return table()[of_table_1].reset_index(drop=True)
 
-    13 architectures x (fine-tuned on 1 %, 10 %, 100 %; linear evaluation; supervised), ImageNet, rates in [0, 1]. The
-    paper names neither seeds nor spreads, so `seed` is a gap and each number stands alone.
+
+@cache
+def other_methods() -> pd.DataFrame:
+    """Other people's results in Tables 3 and G.2, one row a method, architecture and share of the labels.
+
+    Columns: method, architecture (both as the paper spells them), kind ("task-specific" or "task-agnostic" use of the
+    unlabelled images), concurrent (published at the same time), in_table_3 (all are in G.2), label_fraction, top1,
+    top5 (in [0, 1], NaN where not reported).
     """
-    tables = _tables()
     rows = [
-        _row(model, column, tables["stages"][column], *tables["labels"][column])
-        for model in tables["table_1"]
-        for column in tables["stages"]
+        {
+            **{key: method[key] for key in ("method", "architecture", "kind", "concurrent", "in_table_3")},
+            "label_fraction": fraction,
+            **dict(zip(("top1", "top5"), map(_rate, method[percent]), strict=True)),
+        }
+        for method in _tables()["other_methods"]
+        for percent, fraction in FRACTIONS.items()
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return pd.DataFrame(rows).astype({"top1": "float64", "top5": "float64"})
 
 
 @cache
@@ -34,23 +71,51 @@ def _tables() -> dict[str, Any]:
     return content
 
 
-def _row(model: dict[str, Any], column: str, stage: str, label_fraction: float, labels: int) -> dict[str, Any]:
-    named = ARCHITECTURE.fullmatch(model["architecture"])
-    assert named is not None
-    top1, top5 = model[column]
+def _record(training: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A training with its recipe, as a record's plain types."""
+    recipe = tables["recipes"][training["recipe"]]
+    fraction = recipe["settings"].get("label_fraction")
+    metrics = {name: _rate(training[name]) for name in ("top1", "top5") if training[name] is not None}
     return {
-        "id": f"paper-table-1-{model['architecture']}-{column.replace('_', '-')}",
-        "study": "paper",
+        "format": 1,
+        "id": training["id"],
+        "study": f"SimCLRv2, {training['table']}",
         "source": "paper",
-        "stage": stage,
-        "architecture": model["architecture"],
-        "depth": int(named["depth"]),
-        "width": float(named["width"] or 1),
-        "selective_kernels": bool(named["sk"]),
-        "parameters": model["encoder_parameters"],
-        "label_fraction": label_fraction,
-        "labels": labels,
-        "variant": "paper",
-        "top1": top1 / 100,
-        "top5": top5 / 100,
+        "spec": {
+            "protocol": PROTOCOL,
+            "stage": training["stage"],
+            "data": DATA,
+            "architecture": training["architecture"],
+            "seed": None,
+            "parent": training["parent"],
+            "settings": recipe["settings"],
+        },
+        "metrics": metrics,
+        "history": [],
+        "model": {
+            "encoder_parameters": tables["encoder_parameters"][training["architecture"]],
+            "parameters": None,
+        },
+        "cost": {
+            "wall_seconds": None,
+            "device_seconds": None,
+            "images": recipe["images_seen"],
+            "train_flops": float(training["train_flops"]),
+            "sessions": None,
+        },
+        "resources": None,
+        "data": {
+            "fingerprint": FINGERPRINT,
+            "train_images": tables["images"]["train"],
+            "labelled_images": tables["labels"][str(fraction)] if fraction else 0,
+            "test_images": tables["images"]["test"],
+            "subset_hash": None,
+        },
+        "environment": None,
+        "started_at": None,
+        "finished_at": None,
     }
+
+
+def _rate(percent: float | None) -> float | None:
+    return None if percent is None else round(percent / 100, 6)

@@ -10,14 +10,30 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Strict, ValidationError, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from reports.storage import Storage
 
 THREADS = 16  # a storage far away answers slowly, but many at once
-RATES = ("top1", "top5", "contrastive_accuracy")  # metrics that are shares of images, in [0, 1]
+RATES = ("top1", "top5", "knn_top1", "contrastive_accuracy")  # metrics that are shares of images, in [0, 1]
+STATED_BY_RUNS = (
+    *("spec.seed", "model.parameters", "cost.wall_seconds", "cost.device_seconds", "cost.sessions"),
+    *("resources", "environment", "started_at", "finished_at"),
+)
+"""Fields of a record that only a paper's may leave out (null)."""
 
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
@@ -43,13 +59,16 @@ class DataReference(BaseModel):
 
 class TrialSpec(Part):
     """Everything that determines a result; `settings` are the stage's own, `parent` is the id of the trial it builds
-    on."""
+    on.
+
+    `seed` is null where a paper does not state it.
+    """
 
     protocol: Count
     stage: Stage
     data: DataReference
     architecture: str
-    seed: Annotated[int, Strict()]
+    seed: Annotated[int, Strict()] | None
     parent: TrialId | None
     settings: dict[str, JsonValue]
 
@@ -62,20 +81,24 @@ class TrialSpec(Part):
 
 
 class ModelSize(Part):
-    """Parameters as the paper's Table 1 counts them (encoder with batch-norm statistics), and all that were trained."""
+    """Parameters as the paper's Table 1 counts them (encoder with batch-norm statistics), and all that were trained
+    (null where a paper does not state them)."""
 
     encoder_parameters: Count
-    parameters: Count
+    parameters: Count | None
 
 
 class Cost(Part):
-    """Seconds, images seen, floating-point operations of training, and the number of processes that it took."""
+    """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
-    wall_seconds: Amount
-    device_seconds: Amount
+    Seconds and processes are null where a paper does not state them.
+    """
+
+    wall_seconds: Amount | None
+    device_seconds: Amount | None
     images: Count
     train_flops: Amount
-    sessions: Count
+    sessions: Count | None
 
 
 class Resources(Part):
@@ -108,7 +131,11 @@ class Environment(Part):
 
 class Record(Part):
     """Result of one finished trial. Rates in `metrics` (top1, top5, ...) are in [0, 1]; `history` has one row a
-    logged step."""
+    logged step.
+
+    A paper's result (`source` "paper") may leave out what papers do not state: seed, trained parameters, seconds,
+    processes, resources, environment and times are then null. A run states all of them.
+    """
 
     format: Literal[1]
     id: TrialId
@@ -119,11 +146,18 @@ class Record(Part):
     history: tuple[dict[str, Number], ...]
     model: ModelSize
     cost: Cost
-    resources: Resources
+    resources: Resources | None
     data: DataUsed
-    environment: Environment
-    started_at: AwareDatetime
-    finished_at: AwareDatetime
+    environment: Environment | None
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+
+    @model_validator(mode="after")
+    def _a_run_states_everything(self) -> Record:
+        missing = [name for name in STATED_BY_RUNS if attrgetter(name)(self) is None]
+        if self.source == "run" and missing:
+            raise ValueError(f"a run's record leaves out {', '.join(missing)}; only a paper's may")
+        return self
 
     @field_validator("metrics")
     @classmethod

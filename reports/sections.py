@@ -1,4 +1,4 @@
-"""The page's tables: Table 1 in the paper's layout, failures and what is missing, provenance, cost, and all trials."""
+"""Parts of the page that come straight from records: failures and gaps, provenance, cost, and all trials."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from reports.figures.style import STAGES, accuracy, amount, percent
-from reports.markup import definitions, escape, paragraph, table
-from reports.records import Failure, Problem, Record
-from reports.scaling import SIZE
-from reports.tables import best_points
+from reports import paper
+from reports.figures.style import STAGES
+from reports.layouts import NUMBERS, table_rows
+from reports.markup import definitions, details, escape, in_paper, names, paragraph, table
+from reports.prices import Money, Prices
+from reports.records import Failure, Problem, Record, Resources
+from reports.results import Results
 
 LISTED = 200  # ids named in the page where there may be thousands
 
 TRIAL_COLUMNS: dict[str, tuple[str, str, int | None]] = {
     "id": ("trial", "text", None),
+    "group": ("comparable group", "number", None),
     "stage": ("stage", "text", None),
     "architecture": ("architecture", "text", None),
     "label_fraction": ("labels (%)", "percent", None),
@@ -39,78 +42,52 @@ TRIAL_COLUMNS: dict[str, tuple[str, str, int | None]] = {
 """Column of `tables.trials` -> heading, kind and decimals in the table of all trials."""
 
 
-def table_1(trials: pd.DataFrame, caption: str) -> str:
-    """Top-1 of every architecture in the layout of the paper's Table 1, with the spread and number of seeds if
-    known."""
-    points = {stage: best_points(trials, stage, SIZE) for stage in ("finetune", "linear", "supervised")}
-    columns = [("finetune", fraction) for fraction in sorted(points["finetune"]["label_fraction"].unique())]
-    columns += [
-        (stage, points[stage]["label_fraction"].max()) for stage in ("linear", "supervised") if len(points[stage])
-    ]
-    cells = {
-        (stage, point["architecture"], point["label_fraction"]): _cell(point)
-        for stage, of_stage in points.items()
-        for _, point in of_stage.iterrows()
-    }
-    models = trials[trials["stage"].isin(list(points))].drop_duplicates("architecture")
-    rows = [
-        [
-            *(_known(model["depth"]), _known(model["width"], "×"), _yes(model["selective_kernels"])),
-            amount(model["parameters"]),
-            *(cells.get((stage, model["architecture"], fraction), "–") for stage, fraction in columns),
-        ]
-        for _, model in models.sort_values(["depth", "width", "selective_kernels"]).iterrows()
-    ]
-    head = [
-        "Depth",
-        "Width",
-        "SK",
-        "Parameters",
-        *(f"{STAGES[stage]}, {percent(fraction)}" for stage, fraction in columns),
-    ]
-    return table(head, rows, caption, numbers=range(3, len(head)))
+def paper_tables(trials: pd.DataFrame) -> str:
+    """The paper's Tables 1, 2, 3, G.1 and G.2, this study's rows beside the paper's."""
+    layouts = [table_rows(number, trials, paper.table()) for number in NUMBERS]
+    return "".join(
+        f"<h3>{escape(layout.title)} {in_paper(f'Table {layout.number}')}</h3>"
+        + (paragraph(f"None of this study yet. {layout.need}", "note") if layout.need else "")
+        + table(layout.head, layout.rows, "Means ± standard deviations over n seeds", layout.numeric)
+        for layout in layouts
+    )
 
 
-def failures_and_gaps(
-    planned: Mapping[str, str], done: set[str], failures: Sequence[Failure], problems: Sequence[Problem]
-) -> str:
+def failures_and_gaps(results: Results) -> str:
     """Failed trials with their errors, files that were left out, and planned trials that have no result yet."""
-    failures = [failure for failure in failures if failure.id not in done]
-    failed = {failure.id for failure in failures}
-    missing = {trial_id: label for trial_id, label in planned.items() if trial_id not in done | failed}
-    parts = [_failures(failures), _problems(problems), _missing(missing)]
+    missing = {id: trial.stage for id, trial in results.missing.items()}
+    parts = [_failures(results.failed), _problems(results.problems), _missing(missing)]
     return "".join(parts) or paragraph("Nothing failed, nothing is missing.")
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Data, label subsets, code and libraries behind one group of records."""
+    """Data, label subsets, code and libraries behind one group of records; a paper's records state few of these."""
     first = records[0]
+    environments = [record.environment for record in records if record.environment]
+    resources = [record.resources for record in records if record.resources]
     subsets = {
-        f"labels of subset {record.data.subset_hash}": f"{record.data.labelled_images:,} images"
+        record.data.subset_hash: f"{record.data.labelled_images:,} images: {record.data.subset_hash}"
         for record in sorted(records, key=lambda record: record.data.labelled_images)
         if record.data.subset_hash
     }
-    commits = Counter(
-        record.environment.commit + (" with uncommitted changes" if record.environment.dirty else "")
-        for record in records
-    )
-    versions = sorted(
-        {f"{name} {version}" for record in records for name, version in record.environment.versions.items()}
-    )
+    commits = Counter(one.commit + (" with uncommitted changes" if one.dirty else "") for one in environments)
+    versions = sorted({f"{name} {version}" for one in environments for name, version in one.versions.items()})
     facts = {
         "records": f"{len(records):,} ({_counts(Counter(record.source for record in records))})",
+        "run for studies": ", ".join(sorted({record.study for record in records})),
         "protocol": first.spec.protocol,
         "data": json.dumps(first.spec.data.model_dump(mode="json"), sort_keys=True),
         "data fingerprint": first.data.fingerprint,
         "images": f"{first.data.train_images:,} for training, {first.data.test_images:,} for testing",
-        **subsets,
+        "label subsets": "; ".join(subsets.values()),
         "commits": _counts(commits),
-        "Python": ", ".join(sorted({record.environment.python for record in records})),
-        "libraries": ", ".join(versions) or "not recorded",
-        "hosts": ", ".join(sorted({record.environment.host for record in records})),
-        "run for studies": ", ".join(sorted({record.study for record in records})),
+        "Python": ", ".join(sorted({one.python for one in environments})),
+        "libraries": ", ".join(versions),
+        "hosts": ", ".join(sorted({one.host for one in environments})),
+        "TF32 allowed": _counts(Counter(_yes(one.tf32) for one in resources)),
+        "channels last": _counts(Counter(_yes(one.channels_last) for one in resources)),
     }
-    return definitions(facts)
+    return definitions({name: fact if fact != "" else "not stated" for name, fact in facts.items()})
 
 
 def cost(records: Sequence[Record]) -> str:
@@ -118,20 +95,37 @@ def cost(records: Sequence[Record]) -> str:
     stages = [stage for stage in STAGES if any(record.spec.stage == stage for record in records)]
     rows = [_cost_row(STAGES[stage], [record for record in records if record.spec.stage == stage]) for stage in stages]
     head = ["stage", "trials", "wall hours", "device hours", "images", "training FLOPs", "sessions"]
-    machines = Counter(_machine(record) for record in records)
+    starts = [record.started_at for record in records if record.started_at]
+    ends = [record.finished_at for record in records if record.finished_at]
     facts = {
-        "run on": _counts(machines),
-        "first start": f"{min(record.started_at for record in records):%Y-%m-%d %H:%M} UTC",
-        "last finish": f"{max(record.finished_at for record in records):%Y-%m-%d %H:%M} UTC",
+        "run on": _counts(Counter(_machine(record.resources) for record in records if record.resources)),
+        "first start": f"{min(starts):%Y-%m-%d %H:%M} UTC" if starts else "",
+        "last finish": f"{max(ends):%Y-%m-%d %H:%M} UTC" if ends else "",
     }
     caption = "Cost by stage; sessions above trials are trials that were interrupted and resumed."
-    return table(head, [*rows, _cost_row("all", records)], caption, numbers=range(1, 7)) + definitions(facts)
+    stated = {name: fact or "not stated" for name, fact in facts.items()}
+    return table(head, [*rows, _cost_row("all", records)], caption, numbers=range(1, 7)) + definitions(stated)
+
+
+def money(cost: Money, prices: Prices) -> str:
+    """What the trials cost in money, and the prices behind it."""
+    known = cost.trials["money"].dropna()
+    total = f"{known.sum():,.2f} {cost.currency} for {len(known):,} of {len(cost.trials):,} trials"
+    total = total if len(known) else "not known"
+    unpriced = f"; no price is known of {', '.join(cost.unpriced)}" if cost.unpriced else ""
+    rows = [[one.pattern, f"{one.per_device_hour:g}", one.date, one.source] for one in prices.devices]
+    if prices.cpu:
+        rows.append(["cpu, each core", f"{prices.cpu.per_core_hour:g}", prices.cpu.date, prices.cpu.source])
+    head = ["device", f"{prices.currency} an hour", "as of", "source"]
+    priced = table(head, rows, "Prices of device-hours; --prices FILE gives others", numbers=(1,))
+    return definitions({"money": total + unpriced}) + details("Price table", f'<div class="prose">{priced}</div>')
 
 
 def trial_rows(trials: pd.DataFrame) -> dict[str, Any]:
-    """The table of all trials as plain JSON: columns (name, number, digits) and rows; columns without a value are
-    left out."""
-    names = [name for name in TRIAL_COLUMNS if name in ("id", "stage", "architecture") or trials[name].notna().any()]
+    """The table of all trials as plain JSON: columns (name, number, digits) and rows; columns without a value, and a
+    group that is the only one, are left out."""
+    told = {"id", "stage", "architecture"} | ({"group"} if trials["group"].nunique() > 1 else set())
+    names = [name for name in TRIAL_COLUMNS if name in told or (name != "group" and trials[name].notna().any())]
     columns = []
     values = []
     for name in names:
@@ -142,16 +136,8 @@ def trial_rows(trials: pd.DataFrame) -> dict[str, Any]:
     return {"columns": columns, "rows": [list(row) for row in zip(*values, strict=True)], "names": names}
 
 
-def _cell(point: pd.Series) -> str:
-    return accuracy(point["mean"], point["std"]) + ("" if point["single_seed"] else f" (n = {point['n']})")
-
-
-def _known(value: Any, unit: str = "") -> str:
-    return "–" if pd.isna(value) else f"{value:g}{unit}"
-
-
-def _yes(value: Any) -> str:
-    return "–" if pd.isna(value) else "yes" if value else "no"
+def _yes(value: bool | None) -> str:
+    return "not noted" if value is None else "yes" if value else "no"
 
 
 def _failures(failures: Sequence[Failure]) -> str:
@@ -166,13 +152,13 @@ def _failures(failures: Sequence[Failure]) -> str:
         for failure in failures[:LISTED]
     ]
     traces = "".join(
-        f"<details><summary>Traceback of {escape(failure.id)}</summary><pre>{escape(failure.traceback)}</pre></details>"
+        details(f"Traceback of {failure.id}", f"<pre>{escape(failure.traceback)}</pre>")
         for failure in failures[:LISTED]
     )
     caption = f"Trials that failed: {len(failures)}" + (
         f", the first {LISTED} listed" if len(failures) > LISTED else ""
     )
-    return f'<div class="messages">{table(head, rows, caption)}</div>{traces}'
+    return f'<div class="prose">{table(head, rows, caption)}</div>{traces}'
 
 
 def _problems(problems: Sequence[Problem]) -> str:
@@ -180,17 +166,14 @@ def _problems(problems: Sequence[Problem]) -> str:
         return ""
     rows = [[problem.path, problem.reason] for problem in problems[:LISTED]]
     caption = f"Files left out because they are not valid: {len(problems)}"
-    return f'<div class="messages">{table(["file", "reason"], rows, caption)}</div>'
+    return f'<div class="prose">{table(["file", "reason"], rows, caption)}</div>'
 
 
 def _missing(missing: Mapping[str, str]) -> str:
     if not missing:
         return ""
-    ids = list(missing)
-    more = [f"and {len(ids) - LISTED:,} more"] if len(ids) > LISTED else []
-    listed = "".join(f"<li>{escape(name)}</li>" for name in [*ids[:LISTED], *more])
-    summary = f"Planned and without a result: {len(ids):,} ({_counts(Counter(missing.values()))})"
-    return f"<details><summary>{escape(summary)}</summary><ul>{listed}</ul></details>"
+    summary = f"Planned and without a result: {len(missing):,} ({_counts(Counter(missing.values()))})"
+    return details(summary, names(list(missing), LISTED))
 
 
 def _cost_row(name: str, records: Sequence[Record]) -> list[str]:
@@ -198,16 +181,25 @@ def _cost_row(name: str, records: Sequence[Record]) -> list[str]:
     return [
         name,
         f"{len(costs):,}",
-        f"{sum(cost.wall_seconds for cost in costs) / 3600:.3g}",
-        f"{sum(cost.device_seconds for cost in costs) / 3600:.3g}",
+        _hours([cost.wall_seconds for cost in costs]),
+        _hours([cost.device_seconds for cost in costs]),
         f"{sum(cost.images for cost in costs):,}",
         f"{sum(cost.train_flops for cost in costs):.3g}",
-        f"{sum(cost.sessions for cost in costs):,}",
+        _total([cost.sessions for cost in costs]),
     ]
 
 
-def _machine(record: Record) -> str:
-    resources = record.resources
+def _hours(seconds: Sequence[float | None]) -> str:
+    known = [value for value in seconds if value is not None]
+    return f"{sum(known) / 3600:.3g}" if len(known) == len(seconds) else "not stated"
+
+
+def _total(counts: Sequence[int | None]) -> str:
+    known = [value for value in counts if value is not None]
+    return f"{sum(known):,}" if len(known) == len(counts) else "not stated"
+
+
+def _machine(resources: Resources) -> str:
     each = ", ".join(f"{value:g} {name}" for name, value in sorted(resources.per_worker.items()))
     return f"{resources.device}, {resources.workers} worker{'s' if resources.workers != 1 else ''} of {each}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 from pydantic import JsonValue
 
-from reports.records import Record
+from reports.records import Environment, Record
 
 ARCHITECTURE = re.compile(r"r(?P<depth>\d+)(?:w(?P<width>\d+(?:\.\d+)?))?(?P<sk>sk)?")
 
@@ -19,26 +20,32 @@ TEXTS = (
     "id",
     "study",
     "source",
+    "data",
     "stage",
     "architecture",
     "parent",
+    "pretrain_id",
     "teacher_architecture",
+    "teacher_stage",
+    "distill_images",
     "variant",
     "device",
     "commit",
 )
 INTEGERS = ("depth", "parameters", "labels", "head_depth", "head_layer", "seed", "images", "sessions", "workers")
+METRICS = ("top1", "top5", "knn_top1", "loss", "contrastive_accuracy", "effective_rank")
 NUMBERS = (
-    *("width", "label_fraction", "temperature", "distillation_weight"),
-    *("top1", "top5", "loss", "contrastive_accuracy", "wall_seconds", "device_seconds", "train_flops"),
+    *("width", "label_fraction", "temperature", "distillation_weight", "teacher_top1", *METRICS),
+    *("wall_seconds", "device_seconds", "total_device_seconds", "train_flops", "total_flops"),
 )
+FLAGS = ("selective_kernels", "memory", "regularized")
 TIMES = ("started_at", "finished_at")
 SETTINGS = ("stage", "head_depth", "head_layer", "temperature", "distillation_weight", "teacher_architecture")
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(TEXTS, "string"),
     **dict.fromkeys(INTEGERS, "Int64"),
     **dict.fromkeys(NUMBERS, "float64"),
-    "selective_kernels": "boolean",
+    **dict.fromkeys(FLAGS, "boolean"),
     **dict.fromkeys(TIMES, "datetime64[us, UTC]"),
 }
 """Columns of `trials` and their types; a gap is NA (NaN in a column of numbers)."""
@@ -66,6 +73,12 @@ def trials(records: Sequence[Record]) -> pd.DataFrame:
     a trial inherits is looked up along its parents: a distilled student has its teacher's label fraction, head layer
     and head depth unless its own specification names them, a fine-tuned trial its pretraining's head depth; a parent
     that is not among `records` leaves a gap. `variant` is equal for trials that differ in nothing but seeds.
+
+    `pretrain_id` is the pretraining that a trial descends from (its own, if it is one), and `memory` whether that
+    pretraining had a memory of negatives or a momentum encoder. `regularized` says of a supervised trial whether it
+    had AutoAugment or label smoothing. `teacher_top1` and `teacher_stage` are of a student's teacher: "distill" is one
+    that was distilled itself. `total_flops` and `total_device_seconds` add those of all ancestors, each in full: NaN
+    where one of them is unknown.
 
     Raises ValueError when `records` mix protocols or data: see `group_by_data`.
     """
@@ -102,15 +115,18 @@ def summary(df: pd.DataFrame, by: Sequence[str], metric: str = "top1") -> pd.Dat
     together, which is why variants stay apart; `best_variants` chooses among them.
     """
     keys = [*by, *(["variant"] if "variant" not in by else [])]
-    present = df[df[metric].notna()]
+    present = df.loc[df[metric].notna(), [*keys, metric, "seed", "id"]]
     grouped = present.groupby(keys, dropna=False, sort=True)
-    table = grouped.agg(
-        mean=(metric, "mean"),
-        std=(metric, "std"),
-        n=(metric, "count"),
-        seeds=("seed", lambda values: sorted(set(values.dropna().tolist()))),
-        ids=("id", lambda values: values.tolist()),
-    ).reset_index()
+    table = grouped.agg(mean=(metric, "mean"), std=(metric, "std"), n=(metric, "count")).reset_index()
+    ids: list[list[str]] = [[] for _ in range(len(table))]
+    seeds: list[set[int]] = [set() for _ in range(len(table))]
+    rows = zip(grouped.ngroup(), present["seed"].array, present["id"].array, strict=True)
+    for group, seed, trial_id in rows:  # a loop over rows: aggregating lists by group is ten times as slow
+        ids[group].append(trial_id)
+        if seed is not pd.NA:
+            seeds[group].add(seed)
+    lists = {"seeds": [sorted(found) for found in seeds], "ids": ids}
+    table = pd.concat([table, pd.DataFrame(lists, index=table.index, dtype="object")], axis=1)
     return table.assign(single_seed=table["n"] == 1)
 
 
@@ -130,7 +146,8 @@ def best_variants(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str = "top1") -> pd.DataFrame:
     """`best_variants` of the trials of one stage, with the settings that a point stands for: the points of a figure."""
     points = best_variants(summary(df[df["stage"] == stage], by, metric), by)
-    settings = df.set_index("id").loc[[ids[0] for ids in points["ids"]], [name for name in SETTINGS if name not in by]]
+    names = [name for name in SETTINGS if name not in by]
+    settings = df[["id", *names]].set_index("id").loc[[ids[0] for ids in points["ids"]]]
     return pd.concat([points, settings.reset_index(drop=True)], axis=1)
 
 
@@ -161,11 +178,13 @@ def _row(chain: list[Record], variants: dict[str, str]) -> dict[str, Any]:
     spec, settings = record.spec, record.spec.settings
     named = ARCHITECTURE.fullmatch(spec.architecture)
     labelled = next((one for one in chain if _number(one.spec.settings, "label_fraction") is not None), None)
+    pretrain = next((one for one in chain if one.spec.stage == "pretrain"), None)
     distilled = spec.stage == "distill"
     return {
         "id": record.id,
         "study": record.study,
         "source": record.source,
+        "data": spec.data.name,
         "stage": spec.stage,
         "architecture": spec.architecture,
         "depth": int(named["depth"]) if named else None,
@@ -178,18 +197,65 @@ def _row(chain: list[Record], variants: dict[str, str]) -> dict[str, Any]:
         "head_layer": _inherited(chain, "head_layer"),
         "temperature": _number(settings, "temperature") if distilled else None,
         "distillation_weight": _number(settings, "distillation_weight") if distilled else None,
-        "teacher_architecture": chain[1].spec.architecture if distilled and len(chain) > 1 else None,
+        **(_teacher(chain) if distilled else {}),
+        "distill_images": settings.get("images") if distilled else None,
         "seed": spec.seed,
         "parent": spec.parent,
+        "pretrain_id": pretrain.id if pretrain else None,
+        "memory": _memory(pretrain.spec.settings) if pretrain else None,
+        "regularized": _regularized(settings) if spec.stage == "supervised" else None,
         "variant": _variant(chain, variants),
-        **{name: record.metrics.get(name) for name in ("top1", "top5", "loss", "contrastive_accuracy")},
-        **record.cost.model_dump(),
-        "device": record.resources.device,
-        "workers": record.resources.workers,
-        "commit": record.environment.commit + ("+changes" if record.environment.dirty else ""),
+        **{name: record.metrics.get(name) for name in METRICS},
+        **dict(record.cost),
+        "total_flops": _total([one.cost.train_flops for one in chain], chain),
+        "total_device_seconds": _total([one.cost.device_seconds for one in chain], chain),
+        "device": record.resources.device if record.resources else None,
+        "workers": record.resources.workers if record.resources else None,
+        "commit": _commit(record.environment) if record.environment else None,
         "started_at": record.started_at,
         "finished_at": record.finished_at,
     }
+
+
+def _teacher(chain: list[Record]) -> dict[str, Any]:
+    if len(chain) < 2:
+        return {}
+    spec = chain[1].spec
+    return {
+        "teacher_architecture": spec.architecture,
+        "teacher_stage": spec.stage,
+        "teacher_top1": chain[1].metrics.get("top1"),
+    }
+
+
+def _memory(settings: Mapping[str, JsonValue]) -> bool | None:
+    """Whether a pretraining had more negatives or other keys than its own batch; None where that is not noted."""
+    memory = settings.get("memory")
+    return _any_above_zero(memory.get("size"), memory.get("decay")) if isinstance(memory, dict) else None
+
+
+def _regularized(settings: Mapping[str, JsonValue]) -> bool | None:
+    augmentation = settings.get("augmentation")
+    policy = augmentation.get("auto_augment") if isinstance(augmentation, dict) else None
+    return _any_above_zero(None if policy is None else int(policy != "none"), settings.get("label_smoothing"))
+
+
+def _any_above_zero(*values: JsonValue) -> bool | None:
+    """True as soon as one value is above 0, None as long as one that could be is not known."""
+    numbers = [value if isinstance(value, int | float) else None for value in values]
+    if any(number is not None and number > 0 for number in numbers):
+        return True
+    return None if None in numbers else False
+
+
+def _total(amounts: Sequence[float | None], chain: list[Record]) -> float:
+    """Sum over a trial and all of its ancestors; NaN where one is missing or does not state its amount."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if len(known) == len(chain) and chain[-1].spec.parent is None else math.nan
+
+
+def _commit(environment: Environment) -> str:
+    return environment.commit + ("+changes" if environment.dirty else "")
 
 
 def _inherited(chain: list[Record], key: str) -> float | None:

@@ -1,14 +1,20 @@
-"""What a grid may say: axes that exist, values of their type and range, cells that can be run."""
+"""What a grid may say: axes that exist, values of their type and range, cells and batches that can be trained."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
 from pydantic import ValidationError
 
 from study.config import NAMED_AXES, Grid, Scalar, Study, explain_errors
+from study.trial import TrialSpec
 from trainables.architecture import parse_architecture
+from trainables.spec import LinearSettings, Memory, PretrainSettings
+
+OWN_NEGATIVES = 0.01
+"""Largest share of rows that may meet their own image, from the epoch before, among the memory's negatives."""
 
 
 def check_grid(study: Study, grid: Grid) -> None:
@@ -100,3 +106,42 @@ def _check_axis(axis: str, values: list[Scalar]) -> None:
             raise ValueError(f"head_depth {value} is outside 2 to 4, the depths of the paper's projection heads")
         elif axis in ("head_layer", "seed") and int(value) < 0:
             raise ValueError(f"{axis} {value} must be 0 or more")
+
+
+def micro_batches(spec: TrialSpec) -> int:
+    """Number of parts into which a trial cuts its batches."""
+    return 1 if isinstance(spec.settings, LinearSettings) else spec.settings.micro_batches
+
+
+def check_batch(id: str, spec: TrialSpec, workers: int, train_images: int) -> None:
+    """Refuse batches that workers and micro-batches cannot share, and negatives that are the image itself."""
+    batch, parts = spec.settings.optimization.global_batch_size, micro_batches(spec)
+    if batch % (workers * parts):
+        cut = f" in {parts} micro-batches each" if parts > 1 else ""
+        raise ValueError(f"{id}: global_batch_size {batch} is not a multiple of its {workers} workers{cut}")
+    if parts > 1 and batch // parts < 2:
+        raise ValueError(
+            f"{id}: {parts} micro-batches leave one image of a global_batch_size of {batch} to each, whose batch norm "
+            "would have nothing to compare it with; lower micro_batches"
+        )
+    if isinstance(spec.settings, PretrainSettings):
+        _check_negatives(id, spec.settings.memory, batch, train_images)
+
+
+def _check_negatives(id: str, memory: Memory, batch: int, train_images: int) -> None:
+    remembered = math.ceil(memory.size / 2) if memory.enqueue == "both" else memory.size
+    if batch + remembered > train_images:
+        also = f" and the {remembered} images in memory" if remembered else ""
+        raise ValueError(
+            f"{id}: global_batch_size {batch}{also} exceed the {train_images} training images: an image would be its "
+            "own negative; lower stages.pretrain.optimization.global_batch_size"
+            + (" or stages.pretrain.memory.size" if remembered else "")
+        )
+    # Epochs are permutations: of two that follow each other, an image's distance is below m with chance m^2 / 2N^2.
+    share = remembered**2 / (2 * train_images**2)
+    if share > OWN_NEGATIVES:
+        raise ValueError(
+            f"{id}: of {train_images} training images a memory of {remembered} would hold {share:.0%} of a batch's own "
+            f"images, drawn at the end of the epoch before, as their negatives; lower stages.pretrain.memory.size to "
+            f"keep at most {math.floor(train_images * math.sqrt(2 * OWN_NEGATIVES))} images"
+        )

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections import Counter
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from datasets.filesystem import absolute
-from reports.build import StudyInfo, write_report
 from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.config import Study
@@ -16,8 +16,10 @@ from study.images import find_images
 from study.load import load_study
 from study.plan import Plan, describe_plan, drift, make_plan, training_rows
 from study.progress import read_progress
-from study.trial import parse_trial
 from trainables.spec import STAGES
+
+if TYPE_CHECKING:
+    from reports.results import Results
 
 
 def main(arguments: list[str]) -> int:
@@ -61,14 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         ("report", report, "write the report, from storage alone"),
     ):
         added = command(name, function, help)
-        added.add_argument("study", metavar="STUDY.yaml")
+        added.add_argument("study", metavar="STUDY.yaml", nargs="?" if name == "report" else None)
         add_storage_and_overrides(added)
         if name == "launch":
             added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
         if name == "report":
-            added.add_argument(
-                "-o", "--output", metavar="FILE", help=".html, or .png, .svg, .pdf for the headline figure"
-            )
+            _add_report_options(added)
     added = command("explain", explain, "print what a trial trains, decays, adapts, and at which learning rate")
     added.add_argument("trial", metavar="TRIAL_ID", help="an id, or how it begins")
     added.add_argument("--study", metavar="STUDY.yaml", help="the study that plans it, if it is not finished yet")
@@ -80,6 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--train-limit", type=int, metavar="N", help="keep N training images, balanced over the classes")
     added.add_argument("--test-limit", type=int, metavar="N", help="keep N test images, balanced over the classes")
     return parser
+
+
+def _add_report_options(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--paper", action="store_true", help="report the paper's own numbers instead of a study")
+    added.add_argument("-o", "--output", metavar="FILE", help="where to; the ending chooses the format")
+    added.add_argument(
+        "--format", metavar="F,...", help="one or more of html, md, csv, parquet, png, svg, pdf (default: html)"
+    )
+    added.add_argument(
+        "--prices", metavar="FILE.yaml", help="prices of device-hours, in the form of reports/prices.yaml"
+    )
+    added.add_argument("--serve", action="store_true", help="serve the page on this machine, up to date, until Ctrl-C")
+    added.add_argument("--port", type=int, help="port for --serve (default: any free one)")
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -120,7 +133,10 @@ def launch(options: argparse.Namespace) -> int:
     storage = Storage(options.storage)
     launched = run(study, storage, options.address, Display(rich.console.Console()))
     if launched.plan.finished:
-        print(f"report: {_write_report(study, launched.plan, storage, None)}")
+        from reports.build import read_results, write_report
+        from study.reporting import study_info
+
+        print(f"report: {write_report(storage, read_results(storage, study_info(launched.plan)))[0]}")
     if launched.complete:
         return 0
     for id, failure in launched.failures.items():
@@ -161,32 +177,36 @@ def status(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the report from the records in storage; prints its path."""
-    study = load_study(options.study, options.set)
+    """Write or serve the report of a study, or of the paper, and print where it is; 1 where images cannot be drawn."""
+    from reports.build import PAPER, paper_results, read_results, state_of
+    from reports.prices import read_prices
+    from study.reporting import serve_report, study_info, write_reports
+
+    if (options.study is None) != options.paper:
+        raise ValueError("report needs either a STUDY.yaml or --paper, and not both")
     storage = Storage(options.storage)
-    print(_write_report(study, current_plan(study, storage), storage, options.output))
-    return 0
+    prices = read_prices(options.prices) if options.prices else None
+    info = PAPER if options.paper else study_info(current_plan(load_study(options.study, options.set), storage))
 
+    def results() -> Results:
+        found = paper_results() if options.paper else read_results(storage, info)
+        return replace(found, prices=prices) if prices else found
 
-def _write_report(study: Study, made: Plan, storage: Storage, destination: str | None) -> str:
-    """Write the report of what storage holds for a plan; returns its path."""
-    records, problems = read_records(storage, made.trials)
-    failures, _ = read_failures(storage, made.missing())
-    planned = {id: trial.spec.stage for id, trial in made.trials.items()}
-    return write_report(
-        storage,
-        study=StudyInfo(study.name, study.question, planned),
-        records=records,
-        failures=failures,
-        problems=problems,
-        destination=destination,
-    )
+    if options.serve:
+        if options.output or options.format:
+            raise ValueError("--serve shows the page and writes no file; leave out --output and --format")
+        return serve_report(lambda: state_of(storage, info), results, options.port or 0)
+    if options.port is not None:
+        raise ValueError("--port is for --serve")
+    return write_reports(storage, results(), options.output, options.format)
 
 
 def explain(options: argparse.Namespace) -> int:
     """Print what a trial trains: finished ones from their records, others from the study that plans them."""
-    from study.explain import RecordedImages, explain_trial, find_trial
+    from study.explain import RecordedImages, explain_trial, find_trial, of_record
 
+    if options.set and options.study is None:
+        raise ValueError("--set changes a study: name it with --study STUDY.yaml")
     storage = Storage(options.storage)
     if options.study is not None:
         study = load_study(options.study, options.set)
@@ -195,13 +215,10 @@ def explain(options: argparse.Namespace) -> int:
         lines = explain_trial(planned.id, planned.spec, planned.rows, lambda id: made.trials[id].spec)
     else:
         record = read_record(storage, find_trial(options.trial, record_ids(storage)))
-        spec = parse_trial(record.spec.model_dump(mode="json"))
+        spec = of_record(record)
         rows = training_rows(spec, RecordedImages(record.data.train_images, record.data.labelled_images))
-        lines = explain_trial(
-            record.id, spec, rows, lambda id: parse_trial(read_record(storage, id).spec.model_dump(mode="json"))
-        )
-    for line in lines:
-        print(line)
+        lines = explain_trial(record.id, spec, rows, lambda id: of_record(read_record(storage, id)))
+    print("\n".join(list(lines)))  # all of it or none: a missing parent is found on the way
     return 0
 
 

@@ -37,15 +37,15 @@ class Display:
         """Show progress until the end of the block; yields the callback by which Tune says that time has passed."""
         watch = _Watch(searcher, storage)
         if not self.console.is_terminal:
-            yield _OnStep(lambda: self.say(watch.line()), PLAIN_SECONDS)
+            yield OnStep(lambda: self.say(watch.line()), PLAIN_SECONDS)
             self.say(watch.line())
             return
         with rich.live.Live(watch.table(), console=self.console, auto_refresh=False) as live:
-            yield _OnStep(lambda: live.update(watch.table(), refresh=True), REFRESH_SECONDS)
+            yield OnStep(lambda: live.update(watch.table(), refresh=True), REFRESH_SECONDS)
             live.update(watch.table(), refresh=True)
 
 
-class _OnStep(tune.Callback):
+class OnStep(tune.Callback):
     """Calls a function at most every so many seconds, from Tune's own event loop."""
 
     def __init__(self, function: Callable[[], None], seconds: float) -> None:

@@ -58,6 +58,7 @@ class Job(Spec):
     per_worker: dict[str, float]
     tf32: bool
     channels_last: bool
+    min_effective_rank: float
     checkpoint_seconds: float
     steps: int
     fingerprint: str
@@ -167,7 +168,7 @@ def context_of(job: Job, storage: Storage) -> Context:
     assert world_size == job.workers, f"{world_size} ranks for {job.workers} workers"
     if "GPU" in job.per_worker:
         device = ray.train.torch.get_device() if distributed else torch.device("cuda")
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if job.tf32 else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = "ieee"  # views, similarities and losses are products too
         torch.backends.cudnn.conv.fp32_precision = "tf32" if job.tf32 else "ieee"  # type: ignore[attr-defined]
     else:
         device = torch.device("cpu")
@@ -177,6 +178,7 @@ def context_of(job: Job, storage: Storage) -> Context:
         world_size=world_size,
         device=device,
         channels_last=job.channels_last,
+        min_effective_rank=job.min_effective_rank,
         checkpoint_seconds=job.checkpoint_seconds,
         report=_progress_writer(job, storage) if rank == 0 else lambda share: None,
     )
@@ -225,7 +227,7 @@ def _record(
                 "workers": job.workers,
                 "per_worker": job.per_worker,
                 "device": device,
-                "tf32": job.tf32,
+                "tf32": job.tf32 if context.device.type == "cuda" else None,
                 "channels_last": job.channels_last,
             },
             "data": {

@@ -6,12 +6,13 @@ import difflib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from study.trial import TrialSpec
+from reports.records import Record
+from study.trial import TrialSpec, parse_trial
 from trainables.architecture import parse_architecture
 from trainables.classifier import ModelSpec
 from trainables.explain import Part, parts
 from trainables.schedule import learning_rate_at, peak_learning_rate, total_steps, warmup_steps
-from trainables.spec import FinetuneSettings, PretrainSettings
+from trainables.spec import PROTOCOL, FinetuneSettings, PretrainSettings
 
 COLUMNS = ("part", "", "tensors", "parameters", "trained", "weight decay", "adapted", "learning rate", "batch norm by")
 
@@ -29,8 +30,22 @@ def find_trial(wanted: str, known: Collection[str]) -> str:
         shown = ", ".join(matching[:5]) + (", ..." if len(matching) > 5 else "")
         raise ValueError(f"{len(matching)} trials begin with {wanted!r}: {shown}; write more of the id")
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.3)
-    hint = f"the nearest is {near[0]!r}" if near else "there are no trials"
+    hint = f"the nearest is {near[0]!r}" if near else "`plan` lists a study's trials" if known else "there are none yet"
     raise ValueError(f"no trial {wanted!r}; {hint}")
+
+
+def of_record(record: Record) -> TrialSpec:
+    """The specification of a finished trial.
+
+    Raises:
+        ValueError: it was run by code that computed other numbers, so that what this code does says nothing of it.
+    """
+    if record.spec.protocol != PROTOCOL:
+        raise ValueError(
+            f"{record.id} was run under protocol {record.spec.protocol}, this code is protocol {PROTOCOL}: check out "
+            f"its commit, {record.environment.commit if record.environment else 'unknown'}, to explain it"
+        )
+    return parse_trial(record.spec.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ class _Expansion:
                 path = axis.partition(".")[2]
                 if path not in NOT_OF_THE_TRIAL:
                     set_path(plain, path, value, "grid")
+            if dynamic.get("head_layer") == 0:
+                plain["kept_head"] = "trained"  # nothing of the head is kept
             if stage == "distill" and plain["images"] == "all" and plain["distillation_weight"] == 1:
                 dynamic = {**dynamic, "label_fraction": None}  # Eq. 2 over all images reads no label
             self.settings[key] = _validated(stage, {**plain, **dynamic})

@@ -90,7 +90,9 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
     """
     from ray import tune
 
+    from study.display import OnStep
     from study.execute import run_trial
+    from study.reporting import REFRESH_SECONDS, refreshing
     from study.schedule import GraphSearcher
 
     execution, launched_at = plan.study.execution, datetime.now(UTC)
@@ -113,7 +115,9 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
         display.following(searcher, storage) as callback,
+        refreshing(plan, storage) as report,
     ):
+        refresh = OnStep(lambda: report.refresh(ended(searcher)), REFRESH_SECONDS)
         tuner = tune.Tuner(
             tune.with_resources(run_trial, resources),
             tune_config=tune.TuneConfig(
@@ -128,7 +132,7 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
                 name="study",
                 storage_path=scratch,  # trials report no files, so only this process writes there
                 verbose=0,
-                callbacks=[callback],
+                callbacks=[callback, refresh],
             ),
         )
         tuner.fit()
@@ -136,6 +140,11 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
         if state == "failed":
             note_death(storage, id, launched_at)
     return [id for id, state in searcher.states.items() if state == "skipped"]
+
+
+def ended(searcher: Any) -> int:
+    """Trials that are done, failed or skipped."""
+    return sum(state not in ("waiting", "running") for state in searcher.states.values())
 
 
 def git_state() -> tuple[str, bool]:
@@ -165,6 +174,7 @@ def _job(
         "per_worker": dict(study.execution.per_worker),
         "tf32": study.execution.tf32,
         "channels_last": study.execution.channels_last,
+        "min_effective_rank": study.execution.min_effective_rank,
         "checkpoint_seconds": study.execution.checkpoint_seconds,
         "steps": trial.steps,
         "fingerprint": images.manifest.fingerprint,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from study.check import check_batch, micro_batches
 from study.config import Execution, Study
 from study.grid import expand
 from study.trial import TrialSpec
@@ -115,20 +116,7 @@ def _planned(
     rows = training_rows(spec, images)
     workers = 1 if spec.stage == "linear" else workers_of(execution, spec.architecture)
     batch = optimization.global_batch_size
-    parts = micro_batches(spec)
-    if batch % (workers * parts):
-        cut = f" in {parts} micro-batches each" if parts > 1 else ""
-        raise ValueError(f"{id}: global_batch_size {batch} is not a multiple of its {workers} workers{cut}")
-    if isinstance(spec.settings, PretrainSettings):
-        memory = spec.settings.memory
-        remembered = math.ceil(memory.size / 2) if memory.enqueue == "both" else memory.size
-        if batch + remembered > images.train_images:
-            also = f" and the {remembered} images in memory" if remembered else ""
-            raise ValueError(
-                f"{id}: global_batch_size {batch}{also} exceed the {images.train_images} training images: an image "
-                "would be its own negative; lower stages.pretrain.optimization.global_batch_size"
-                + (" or stages.pretrain.memory.size" if remembered else "")
-            )
+    check_batch(id, spec, workers, images.train_images)
     try:
         learning_rate_at(0, rows=rows, optimization=optimization)
     except ValueError as error:
@@ -167,11 +155,6 @@ def _forward(name: str, image_size: int, classes: int, head_depth: int, head_lay
     width = PROJECTION_DIM if whole_head else feature_dim(architecture)
     head = head_flops(architecture, head_depth, head_layers) if head_layers else 0
     return forward_flops(architecture, image_size) + head + 2 * width * classes
-
-
-def micro_batches(spec: TrialSpec) -> int:
-    """Number of parts into which a trial cuts its batches."""
-    return 1 if isinstance(spec.settings, LinearSettings) else spec.settings.micro_batches
 
 
 def _train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:

@@ -11,8 +11,16 @@ from typing import Any
 from reports.records import Record
 
 SIZES = {"r10w0.25": 180_000, "r10w0.5": 700_000, "r18": 11_180_736}
+OTHER_SIZES = {"r18sk": 12_000_000, "r34": 21_300_000, "r34sk": 23_000_000, "r50": 23_600_000, "r101": 42_600_000}
 FRACTIONS = (0.01, 0.1, 1.0)
+TENTH = {"label_fraction": 0.1}
 TRAIN_IMAGES = 10_000
+RECIPES: dict[str, dict[str, Any]] = {
+    "pretrain": {"memory": {"size": 0, "decay": 0.0}},
+    "supervised": {"augmentation": {"auto_augment": "none"}, "label_smoothing": 0.0},
+    "distill": {"distillation_weight": 1.0, "images": "all"},
+}
+"""Settings that a stage has unless a test says otherwise."""
 START = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 
 
@@ -39,11 +47,11 @@ def plain(
     **settings: Any,
 ) -> dict[str, Any]:
     """The same as JSON types."""
-    size = SIZES.get(architecture, 5_000_000)
+    size = {**SIZES, **OTHER_SIZES}.get(architecture, 5_000_000)
     fraction = settings.get("label_fraction") or 0.0
     metrics = {"top1": top1, "top5": min(1.0, top1 + 0.3), "loss": 2.0 - top1}
     if stage == "pretrain":
-        metrics["contrastive_accuracy"] = 0.7
+        metrics |= {"contrastive_accuracy": 0.7, "knn_top1": top1 - 0.05, "effective_rank": 12.5}
     return {
         "format": 1,
         "id": trial_id,
@@ -56,7 +64,7 @@ def plain(
             "architecture": architecture,
             "seed": seed,
             "parent": parent,
-            "settings": {**settings, "optimization": {"learning_rate": 0.1, "epochs": 10}},
+            "settings": {**RECIPES.get(stage, {}), **settings, "optimization": {"learning_rate": 0.1, "epochs": 10}},
         },
         "metrics": metrics,
         "history": [history_row(step, size, stage) for step in range(0, 1001, 50)],
@@ -125,9 +133,39 @@ def study(seeds: int = 2, sizes: dict[str, int] = SIZES) -> list[Record]:
                 gain = 0.03 * layer * (1 - fraction)
                 add(teacher, "finetune", model, seed, base, top1 + gain, label_fraction=fraction, head_layer=layer)
                 for tau in (0.1, 1.0):
-                    distilled = {"temperature": tau, "label_fraction": None, "distillation_weight": 1.0}
+                    distilled = {"temperature": tau, "label_fraction": None}
                     add(f"distill-{cell}-h{layer}-t{tau}", "distill", model, seed, teacher, top1 + 0.05, **distilled)
     return records
+
+
+def ablations() -> list[Record]:
+    """What `study` does not vary, one seed each, with 10 % of the labels: head depth and layer, memory, selective
+    kernels, four sizes, temperature and weight of distillation, students of another size."""
+    found = []
+
+    def add(trial_id: str, stage: str, model: str, parent: str | None, top1: float, **settings: Any) -> None:
+        found.append(record(trial_id, stage, model, 0, parent, top1, **settings))
+
+    for model, top1 in {"r18": 0.5, "r34": 0.6, "r18sk": 0.55, "r34sk": 0.62, "r50": 0.63, "r101": 0.68}.items():
+        for depth in (2, 3):
+            base = f"p-{model}-d{depth}"
+            add(base, "pretrain", model, None, 0.5, head_depth=depth)
+            for layer in (0, 1):
+                gain = 0.02 * layer * depth
+                add(f"f-{model}-d{depth}-h{layer}", "finetune", model, base, top1 + gain, **TENTH, head_layer=layer)
+            add(f"l-{model}-d{depth}", "linear", model, base, top1 - 0.1 + 0.01 * depth, **TENTH)
+        add(f"p-{model}-memory", "pretrain", model, None, 0.5, head_depth=3, memory={"size": 64, "decay": 0.99})
+        add(f"l-{model}-memory", "linear", model, f"p-{model}-memory", top1 - 0.05, **TENTH)
+        add(f"s-{model}", "supervised", model, None, top1 - 0.2, **TENTH)
+        add(f"s-{model}-regularized", "supervised", model, None, top1 - 0.1, **TENTH, label_smoothing=0.1)
+    for tau, weight in product((0.1, 1.0, 2.0), (0.5, 1.0)):
+        for teacher in ("f-r34-d3-h1", "f-r50-d3-h1"):
+            settings = {"temperature": tau, "distillation_weight": weight, "label_fraction": 0.1}
+            trial_id = f"d-r18-{teacher}-t{tau}-w{weight}"
+            add(trial_id, "distill", "r18", teacher, 0.6 - 0.01 * tau + 0.05 * ("50" in teacher), **settings)
+    labelled = {"temperature": 1.0, "distillation_weight": 0.5, "label_fraction": 0.1, "images": "labelled"}
+    add("d-r18-labelled", "distill", "r18", "f-r34-d3-h1", 0.3, **labelled)
+    return found
 
 
 def history_row(step: int, size: int, stage: str) -> dict[str, float]:

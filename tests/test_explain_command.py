@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from reports.storage import Storage
 from studies import tiny, tiny_study
 from study.cli import main
 from study.plan import ExpectedImages, PlannedTrial, make_plan
-from trainables.spec import STAGES, Stage
+from trainables.spec import PROTOCOL, STAGES, Stage
 
 
 def planned(**changes: Any) -> dict[str, PlannedTrial]:
@@ -135,8 +136,20 @@ def test_storage_without_the_records_that_are_needed_is_refused(
     finished: tuple[str, dict[Stage, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, ids = finished
-    assert "no trial 'pretrain'; there are no trials" in refusal(
+    assert "no trial 'pretrain'; there are none yet" in refusal(
         capsys, "pretrain", "--storage", str(tmp_path / "empty")
     )
     (Path(storage) / "records" / f"{ids['pretrain']}.json").unlink()
     assert ids["pretrain"] in refusal(capsys, ids["distill"], "--storage", storage), "its teacher descends from it"
+
+
+def test_record_of_another_protocol_and_overrides_of_no_study_are_refused(
+    finished: tuple[str, dict[Stage, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, ids = finished
+    file = Path(storage) / "records" / f"{ids['supervised']}.json"
+    plain = json.loads(file.read_text())
+    plain["spec"]["protocol"] = 1
+    file.write_text(json.dumps(plain))
+    assert f"protocol 1, this code is protocol {PROTOCOL}" in refusal(capsys, ids["supervised"], "--storage", storage)
+    assert "--study" in refusal(capsys, ids["linear"], "--storage", storage, "--set", "data.image_size=8")

@@ -1,26 +1,41 @@
-"""Figures: the points that are drawn are the numbers of the table, and no data is said to be missing."""
+"""Figures as a whole: every one is drawn or says what it needs, and its points are the numbers of the table."""
 
 from __future__ import annotations
 
 import html
+import json
+import math
 import statistics
+from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 
 import synthetic
+from drawn import (
+    ABLATIONS,
+    NONE,
+    PAPERS,
+    PLAIN,
+    RECORDS,
+    known,
+    named,
+    points_of,
+    size,
+    sources,
+    top1,
+)
+from reports import paper
 from reports.figures.catalog import FIGURES
-from reports.figures.cost import device_seconds
-from reports.figures.distillation import accuracy_by_temperature
-from reports.figures.heads import accuracy_by_head_layer
-from reports.figures.scaling import accuracy_against_parameters, gain_of_biggest
-from reports.figures.stages import accuracy_by_stage
-from reports.figures.training import pretraining_curves
-from reports.paper import table_1
-from reports.tables import history, trials
-
-RECORDS = synthetic.study()
+from reports.figures.memory import memory_gain
+from reports.figures.points import PAPER, error_bars
+from reports.figures.scaling import (
+    accuracy_against_parameters,
+    relative_improvement,
+)
+from reports.figures.stages import accuracy_by_stage, small_and_big
+from reports.records import Record
+from reports.tables import trials
 
 
 @pytest.fixture(scope="module")
@@ -28,40 +43,80 @@ def table() -> pd.DataFrame:
     return trials(RECORDS)
 
 
-def named(figure: go.Figure, name: str) -> list[go.Scatter]:
-    return [trace for trace in figure.data if trace.name == name]
+@pytest.fixture(scope="module")
+def ablations() -> pd.DataFrame:
+    return trials(ABLATIONS)
 
 
-def top1(**wanted: object) -> list[float]:
-    """Accuracies in percent of the records whose specification or settings have these values."""
-    return [
-        100 * record.metrics["top1"]
-        for record in RECORDS
-        if all({**record.spec.settings, **dict(record.spec)}.get(key) == value for key, value in wanted.items())
-    ]
+def test_every_figure_is_drawn_from_a_study() -> None:
+    for entry, figure, other in zip(FIGURES, known("study")[1], known("ablations")[1], strict=True):
+        drawn = [one for one in (figure, other) if "need" not in one.layout.meta]
+        assert drawn and all(len(one.data) > 0 and one.layout.meta["title"] for one in drawn), entry.name
+        for one in drawn:
+            json.loads(one.to_json(), parse_constant=pytest.fail)  # NaN is no JSON
 
 
-def test_every_figure_is_drawn_from_a_study(table: pd.DataFrame) -> None:
-    tables = {"trials": table, "pretraining": history(RECORDS, "pretrain")}
-    for entry in FIGURES:
-        figure = entry.draw(tables[entry.table])
-        assert len(figure.data) > 0, entry.name
-        assert figure.layout.meta["title"] and "need" not in figure.layout.meta
+def test_every_figure_of_the_paper_is_drawn_or_names_its_preset() -> None:
+    drawn = {entry.name: figure for entry, figure in zip(FIGURES, known("paper")[1], strict=True)}
+    missing = {name: figure.layout.meta["need"] for name, figure in drawn.items() if "need" in figure.layout.meta}
+    presets = {name: need.split("study/presets/")[1].split(".yaml")[0] for name, need in missing.items()}
+    assert presets == {
+        "depth-and-layer": "imagenet-figure5",
+        "accuracy-by-head-layer": "imagenet-figure5",
+        "head-settings-by-size": "imagenet-figure5",
+        "weight-and-temperature": "imagenet-figure-f1",
+        "device-seconds": "digits",
+        "pretraining-curves": "digits",
+    }
+    numbers = {entry.number for entry in FIGURES} - {""}
+    assert numbers == {f"Figure {n}" for n in (1, 2, 4, 5, 6, "A.1", "B.1", "C.1", "D.1", "E.1", "E.2", "F.1", "F.2")}
 
 
 def test_every_figure_without_data_says_what_is_needed() -> None:
-    tables = {"trials": trials([]), "pretraining": history([], "pretrain")}
-    for entry in FIGURES:
-        figure = entry.draw(tables[entry.table])
+    for figure in known("none")[1]:
         assert len(figure.data) == 0
-        assert "needs" in figure.layout.meta["need"]
+        assert "needs" in figure.layout.meta["need"] and "study/presets/" in figure.layout.meta["need"]
         assert "No data yet" in figure.layout.annotations[0].text
 
 
+@pytest.mark.parametrize("name", ["study", "ablations", "paper"])
+def test_every_point_says_what_it_is_and_whose_trials_it_is(name: str) -> None:
+    by_id = {record.id: record for record in [*RECORDS, *ABLATIONS, *paper.records()]}
+    for entry, figure in zip(FIGURES, known(name)[1], strict=True):
+        for point in points_of(figure):
+            architecture, fraction, stage = point["data"]
+            ids = [line for line in point["id"].split("<br>") if line in by_id]
+            if architecture is None or "predicted from" in point["id"] or "of the fitted error" in point["id"]:
+                continue  # other people's methods, and what was computed from many trials
+            assert ids, (entry.name, point["id"])
+            assert by_id[ids[0]].spec.architecture == architecture
+            assert by_id[ids[0]].spec.stage == stage
+            assert fraction is None or isinstance(fraction, float)
+
+
+def test_papers_numbers_stand_beside_a_study_in_gray_and_hidden(table: pd.DataFrame) -> None:
+    figure = accuracy_against_parameters(table, paper.table())
+    lines = named(figure, PAPER)
+    assert [list(line.y) for line in lines] == [
+        pytest.approx([PAPERS[name][i] for name in sorted(PLAIN, key=size)]) for i in range(3)
+    ]
+    assert {line.visible for line in lines} == {"legendonly"}
+    assert [line.showlegend for line in lines] == [True, False, False]
+    assert all(symbol.endswith("-open") for line in lines for symbol in line.marker.symbol)
+    assert len({line.line.color for line in lines}) == 1
+    imagenet = table.assign(data="imagenet")
+    assert {line.visible for line in named(accuracy_against_parameters(imagenet, paper.table()), PAPER)} == {True}
+
+
+def test_the_paper_is_no_reference_for_itself() -> None:
+    for draw in (accuracy_against_parameters, relative_improvement, accuracy_by_stage, small_and_big, memory_gain):
+        assert named(draw(paper.table(), paper.table()), PAPER) == []
+
+
 def test_points_are_the_best_means_with_their_spread(table: pd.DataFrame) -> None:
-    figure = accuracy_against_parameters(table)
+    figure = accuracy_against_parameters(table, NONE)
     assert len(figure.data) == 3
-    (line,) = named(figure, "1\u00a0% of the labels")
+    (line,) = named(figure, "1 % of the labels")
     values = [
         top1(stage="finetune", architecture=model, label_fraction=0.01, head_layer=1) for model in synthetic.SIZES
     ]
@@ -69,139 +124,66 @@ def test_points_are_the_best_means_with_their_spread(table: pd.DataFrame) -> Non
     assert list(line.y) == pytest.approx([statistics.mean(value) for value in values])
     assert list(line.error_y.array) == pytest.approx([statistics.stdev(value) for value in values])
     assert set(line.marker.symbol) == {"circle"}
+    assert list(line.customdata) == [[model, 0.01, "finetune"] for model in synthetic.SIZES]
     assert figure.layout.xaxis.type == "log"
 
 
 def test_hover_names_trials_seeds_and_settings(table: pd.DataFrame) -> None:
-    (line,) = named(accuracy_against_parameters(table), "1\u00a0% of the labels")
+    (line,) = named(accuracy_against_parameters(table, NONE), "1 % of the labels")
     text = line.hovertext[0]
     assert "finetune-r10w0.25-0.01-s0-h1" in text and "finetune-r10w0.25-0.01-s1-h1" in text
     assert "n = 2, seeds 0, 1" in text and "head layer 1" in text and "best of 2 settings" in text
 
 
-def test_title_states_what_the_data_says(table: pd.DataFrame) -> None:
-    def gain(fraction: float) -> float:
-        by_model = [
-            max(
-                statistics.mean(top1(stage="finetune", architecture=m, label_fraction=fraction, head_layer=h))
-                for h in (0, 1)
-            )
-            for m in ("r10w0.25", "r18")
-        ]
-        return by_model[1] - by_model[0]
-
-    title = accuracy_against_parameters(table).layout.meta["title"].replace("\u00a0", " ")
-    assert title == f"r18 over r10w0.25: {gain(0.01):+.1f} points with 1 % of the labels, {gain(1.0):+.1f} with 100 %"
-
-
 def test_single_seed_is_hollow_and_without_error_bar() -> None:
-    figure = accuracy_against_parameters(trials(synthetic.study(seeds=1)))
+    figure = accuracy_against_parameters(trials(synthetic.study(seeds=1)), NONE)
     for line in figure.data:
         assert all(symbol.endswith("-open") for symbol in line.marker.symbol)
-        assert all(error is None for error in line.error_y.array)
+        assert line.error_y.array is None
         assert all("no spread is known" in text for text in line.hovertext)
 
 
-def test_papers_models_on_the_same_axes(table: pd.DataFrame) -> None:
-    own, paper = accuracy_against_parameters(table), accuracy_against_parameters(table_1())
-    assert own.layout.yaxis.title.text == paper.layout.yaxis.title.text
-    assert own.layout.xaxis.type == paper.layout.xaxis.type == "log"
-    (line,) = named(paper, "1\u00a0% of the labels, selective kernels")
-    assert list(line.y) == pytest.approx([64.5, 68.3, 70.0, 70.6, 73.2, 74.2, 74.9])
-    assert line.line.dash == "dash"
-    assert "r152w3sk over r50: +17.0 points" in paper.layout.meta["title"]
-    assert "seeds not stated" in line.hovertext[0]
+def test_an_unknown_spread_is_no_bar_of_length_zero() -> None:
+    bars = error_bars(pd.Series([1.5, math.nan]))
+    assert bars is not None and bars["array"] == [1.5, "unknown"], "null would be drawn as zero"
+    assert error_bars(pd.Series([math.nan, math.nan])) is None
 
 
-def test_gain_of_biggest_over_smallest() -> None:
-    figure = gain_of_biggest(table_1())
-    assert list(figure.data[0].y) == pytest.approx([74.9 - 57.9, 80.1 - 68.4, 83.1 - 76.3])
-    assert [label.replace("\u00a0", " ") for label in figure.data[0].x] == ["1 %", "10 %", "100 %"]
-    assert "relative +29.4 %" in figure.data[0].hovertext[0]
-
-
-def test_methods_side_by_side(table: pd.DataFrame) -> None:
-    figure = accuracy_by_stage(table)
-    supervised = named(figure, "supervised from scratch")
-    assert len(supervised) == 3
-    expected = [statistics.mean(top1(stage="supervised", architecture=m, label_fraction=0.1)) for m in synthetic.SIZES]
-    assert list(supervised[1].y) == pytest.approx(expected)
-    assert len(named(figure, "self-distilled")) == 3
-    assert named(figure, "distilled from another size") == []
-    assert sum(trace.showlegend for trace in figure.data) == 4
-
-
-def test_students_of_another_size_are_their_own_method() -> None:
+def test_missing_metric_is_a_gap() -> None:
     records = [
-        synthetic.record("f", label_fraction=0.1),
-        synthetic.record("s", "distill", "r10w0.25", parent="f", temperature=1.0, label_fraction=None),
-        synthetic.record("orphan", "distill", "r10w0.25", parent="gone", temperature=1.0, label_fraction=0.1),
+        synthetic.record("a", architecture="r18", label_fraction=0.1),
+        synthetic.record("b", architecture="r34", label_fraction=0.1).model_copy(update={"metrics": {"loss": 1.0}}),
+        synthetic.record("c", architecture="r50", label_fraction=0.1),
     ]
-    figure = accuracy_by_stage(trials(records))
-    assert {trace.name for trace in figure.data} == {"fine-tuned", "distilled from another size"}
-
-
-def test_head_layers(table: pd.DataFrame) -> None:
-    lines = named(accuracy_by_head_layer(table), "r18")
-    expected = [
-        statistics.mean(top1(stage="finetune", architecture="r18", label_fraction=0.01, head_layer=h)) for h in (0, 1)
-    ]
-    assert list(lines[0].x) == [0, 1]
-    assert list(lines[0].y) == pytest.approx(expected)
-
-
-def test_head_depths_are_separate_lines() -> None:
-    records = [
-        record
-        for depth in (2, 3)
-        for record in (
-            synthetic.record(f"p{depth}", "pretrain", head_depth=depth),
-            *(
-                synthetic.record(f"f{depth}{layer}", parent=f"p{depth}", label_fraction=0.1, head_layer=layer)
-                for layer in (0, 1)
-            ),
-        )
-    ]
-    figure = accuracy_by_head_layer(trials(records))
-    assert [(trace.name, trace.line.dash) for trace in figure.data] == [
-        ("r18, head of 2", "solid"),
-        ("r18, head of 3", "dash"),
-    ]
-
-
-def test_temperatures(table: pd.DataFrame) -> None:
-    lines = named(accuracy_by_temperature(table), "r18 taught by r18")
-    assert [list(line.x) for line in lines] == [[0.1, 1.0]] * 3
-    assert all(line.y[0] > 60 for line in lines)
-
-
-def test_pretraining_curves_keep_first_and_last_step() -> None:
-    figure = pretraining_curves(history(RECORDS, "pretrain"))
-    assert len(figure.data) == 6
-    assert (figure.data[0].x[0], figure.data[0].x[-1]) == (0, 1000)
-    assert figure.data[0].y[0] == pytest.approx(7, abs=0.1), "the contrastive loss alone, without the probe's"
-    assert sum(trace.showlegend for trace in figure.data) == 3
-
-
-def test_device_time_adds_up(table: pd.DataFrame) -> None:
-    figure = device_seconds(table)
-    total = sum(record.cost.device_seconds for record in RECORDS)
-    assert sum(sum(bar.y) for bar in figure.data) == pytest.approx(total / 3600)
-    assert figure.layout.yaxis.title.text == "device hours"
+    (line,) = accuracy_against_parameters(trials(records), NONE).data
+    assert [data[0] for data in line.customdata] == ["r18", "r50"]
 
 
 def test_names_are_shown_not_interpreted() -> None:
     name = "<a href='javascript:alert(1)'>r18</a>"
-    records = [
-        synthetic.record(str(layer), architecture=name, label_fraction=0.1, head_layer=layer) for layer in (0, 1)
-    ]
-    records.append(synthetic.record("p", "pretrain", name))
-    table = trials(records)
-    for figure in (
-        accuracy_by_head_layer(table),
-        device_seconds(table),
-        pretraining_curves(history(records, "pretrain")),
-    ):
-        for trace in figure.data:
-            assert "<a" not in f"{trace.name} {trace.hovertext} {trace.hovertemplate} {trace.x}"
-    assert html.unescape(accuracy_by_head_layer(table).data[0].name) == name
+
+    def renamed(record: Record) -> Record:
+        spec = record.spec.model_copy(update={"architecture": name if record.spec.architecture == "r18" else "r34"})
+        return record.model_copy(update={"spec": spec})
+
+    everything = sources(
+        [renamed(record) for record in RECORDS if record.spec.architecture != "r10w0.5"], paper.table()
+    )
+    shown = 0
+    for entry in FIGURES:
+        figure = entry.draw(everything)
+        for text in texts_of(json.loads(figure.to_json())):
+            assert "<a" not in text.lower(), (entry.name, text)
+            shown += html.escape(name, quote=False) in text
+    assert shown > 20
+
+
+def texts_of(value: Any, key: str = "") -> list[str]:
+    """Texts that plotly would interpret as markup: all but the data that only a script reads."""
+    if key in ("customdata", "legendgroup", "meta", "template"):
+        return []
+    if isinstance(value, dict):
+        return [text for name, item in value.items() for text in texts_of(item, name)]
+    if isinstance(value, list):
+        return [text for item in value for text in texts_of(item)]
+    return [value] if isinstance(value, str) else []

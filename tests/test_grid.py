@@ -131,3 +131,15 @@ def test_distillation_keeps_a_label_fraction_only_where_it_reads_labels() -> Non
         if isinstance(spec.settings, DistillSettings)
     }
     assert read == {(1.0, "all"): None, (1.0, "labelled"): 0.1, (0.5, "all"): 0.1, (0.5, "labelled"): 0.1}
+
+
+def test_a_kept_head_needs_a_head_that_is_kept() -> None:
+    """Fine-tuning from the encoder's output keeps no layer, so that its trial is the same for both choices."""
+    grid = {"architecture": ["r10w0.0625"], "label_fraction": [0.1], "head_layer": [0, 1]}
+    stages = {name: tiny()["stages"][name] for name in ("pretrain", "finetune")}
+    ids = []
+    for kept_head in ("trained", "frozen"):
+        changed = {**stages, "finetune": {**stages["finetune"], "kept_head": kept_head}}
+        specs = expand(tiny_study(grid=grid, stages=changed)).specs
+        ids.append({spec.settings.head_layer: id for id, spec in specs.items() if spec.stage == "finetune"})  # type: ignore[union-attr]
+    assert ids[0][0] == ids[1][0] and ids[0][1] != ids[1][1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 from typing import Any, Literal
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_keys_are_those_of_the_momentum_network_part_by_part(mode: Literal["batc
     assert again is not None and torch.equal(again, keys)
 
 
-def test_the_momentum_network_is_a_moving_average_of_parameters_and_statistics() -> None:
+def test_the_momentum_network_is_a_moving_average_of_parameters_with_the_latest_statistics() -> None:
     decay, encoder, head = 0.75, nn.BatchNorm1d(3).double(), nn.Linear(3, 2).double()
     memory = ContrastiveMemory(Memory(decay=decay), encoder, head, 2).double()
     modules = (encoder, head)
@@ -94,8 +95,10 @@ def test_the_momentum_network_is_a_moving_average_of_parameters_and_statistics()
         memory.follow(encoder, head)
     assert memory.network is not None
     averages = [decay**4, *((1 - decay) * decay ** (4 - step) for step in range(1, 5))]
-    for index, value in enumerate(memory.network.state_dict().values()):
-        if value.is_floating_point():
+    for index, (name, value) in enumerate(memory.network.state_dict().items()):
+        if "running" in name:  # torch's name of moving statistics
+            assert torch.equal(value, states[-1][index])
+        elif value.is_floating_point():
             expected = sum(share * state[index] for share, state in zip(averages, states, strict=True))
             torch.testing.assert_close(value, expected, atol=1e-12, rtol=0)
         else:
@@ -107,8 +110,9 @@ def test_only_the_encoder_is_trained() -> None:
     assert [*memory.parameters()] and not any(parameter.requires_grad for parameter in memory.parameters())
 
 
-@pytest.mark.parametrize("enqueue", ["both", "first"])
-@pytest.mark.parametrize("size", [0, 1, 3, 8, 11, 16, 40])
+@pytest.mark.parametrize(
+    ("size", "enqueue"), [(0, "both"), *itertools.product([1, 3, 8, 11, 16, 40], ["both", "first"])]
+)
 def test_the_queue_keeps_the_newest_keys(size: int, enqueue: Literal["both", "first"]) -> None:
     memory = _memory(Memory(size=size, enqueue=enqueue))
     ring = reference.Ring(size)
@@ -233,3 +237,18 @@ def test_two_ranks_are_one_process() -> None:
         assert torch.equal(first["queue"], second["queue"])
         torch.testing.assert_close(first["queue"], whole["queue"], atol=1e-12, rtol=0)
     torch.testing.assert_close(ranks[0]["state"], one["state"], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"enqueue": "first"},
+        {"enqueue": "first", "decay": 0.9},
+        {"size": 8, "batch_keys": "encoder"},
+        {"key_batch_norm": "moving"},
+        {"decay": 0.9, "batch_keys": "encoder"},
+    ],
+)
+def test_choices_without_effect_are_refused(choices: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"no effect|no keys to make"):
+        Memory(**choices)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import cache
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import synthetic
-from reports.build import StudyInfo, write_report
+from reports.build import paper_results
 from reports.figures.catalog import FIGURES
-from reports.page import build_page
+from reports.figures.points import PAPER
+from reports.next_experiment import PlannedTrial
+from reports.page import FILTERS, build_page
 from reports.records import Failure, Problem, Record
-from reports.storage import Storage
+from reports.results import Results, StudyInfo
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
+NEED = "No data yet. It needs"
 RECORDS = synthetic.study()
 
 
@@ -55,8 +58,16 @@ class Page(HTMLParser):
         return [str(attributes["id"]) for _, attributes in self.elements if "id" in attributes]
 
 
+def planned(id: str, stage: str = "finetune", parent: str | None = None) -> PlannedTrial:
+    return PlannedTrial(id, stage, "r18", None if stage == "pretrain" else 0.1, 1, None, 9, parent, 1e12)
+
+
 def info(records: list[Record], name: str = "scaling", **missing: str) -> StudyInfo:
-    return StudyInfo(name, "Do bigger models need fewer labels?", {r.id: r.spec.stage for r in records} | missing)
+    """A study that planned these records' trials, and others: id = stage."""
+    trials = {record.id: planned(record.id, record.spec.stage) for record in records}
+    return StudyInfo(
+        name, "Do bigger models need fewer labels?", trials | {id: planned(id, stage) for id, stage in missing.items()}
+    )
 
 
 def failure(trial_id: str, message: str = "out of memory") -> Failure:
@@ -66,34 +77,78 @@ def failure(trial_id: str, message: str = "out of memory") -> Failure:
     )
 
 
+def evil_results() -> Results:
+    """Every name and message that may be anything holds HTML."""
+    records = []
+    for number in range(4):
+        plain = synthetic.plain(f"a-{number}", label_fraction=0.1, architecture=EVIL, seed=number % 2)
+        plain["study"] = plain["environment"]["host"] = plain["data"]["fingerprint"] = EVIL
+        plain["spec"]["data"]["name"] = plain["resources"]["device"] = plain["environment"]["commit"] = EVIL
+        plain["environment"]["versions"] = {EVIL: EVIL}
+        plain["data"]["subset_hash"] = plain["environment"]["python"] = EVIL
+        if number > 1:
+            plain["spec"] |= {"stage": "pretrain", "settings": {}}
+        records.append(Record.model_validate(plain))
+    records.append(synthetic.record("b", architecture=EVIL, label_fraction=0.1))
+    trials = {id: planned(id, EVIL) for id in ("a-0", "c", EVIL)} | {"d": planned("d", parent=EVIL)}
+    return Results(StudyInfo(EVIL, EVIL, trials), records, [failure("c", EVIL)], [Problem(EVIL, EVIL)])
+
+
+@cache
+def built(name: str) -> str:
+    """Pages that several tests look at, here and in a browser."""
+    results = {
+        "study": lambda: Results(
+            info(RECORDS, a="finetune", b="distill"),
+            RECORDS,
+            [failure("b", "no memory left"), failure(RECORDS[0].id)],
+            [Problem("x/cut.json", "EOF")],
+        ),
+        "paper": paper_results,
+        "empty": lambda: Results(StudyInfo("empty", "", {"a": planned("a", "pretrain")}), []),
+        "evil": evil_results,
+    }
+    return build_page(results[name]())
+
+
 @pytest.fixture(scope="module")
 def page() -> Page:
-    return Page(build_page(info(RECORDS, a="finetune", b="distill"), RECORDS, [failure("b")]))
+    return Page(built("study"))
 
 
 def test_every_section_and_figure_is_there(page: Page) -> None:
     ids = page.ids()
     assert len(ids) == len(set(ids))
-    for entry in FIGURES:
-        assert entry.name in ids and f"data-{entry.name}" in page.data
-        assert entry.reading in page.text
+    drawn = [entry for entry in FIGURES if entry.name in ids]
+    assert len(drawn) > 12 and page.text.count(NEED) == len(FIGURES) - len(drawn)
+    for entry in drawn:
+        assert f"data-{entry.name}" in page.data and entry.reading in page.text
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
     assert links and all(link and link.removeprefix("#") in ids for link in links)
-    assert {"trials", "gaps", "paper", "provenance"} <= set(ids)
+    assert {"claims", "fits", "label-efficiency", "the-papers-tables", "next", "trials", "gaps", "provenance"} <= set(
+        ids
+    )
+
+
+def test_controls_have_names(page: Page) -> None:
+    labelled = {attributes.get("for") for tag, attributes in page.elements if tag == "label"}
+    selects = [attributes["id"] for tag, attributes in page.elements if tag == "select"]
+    assert selects == [f"filter-{name}" for name in FILTERS] and set(selects) <= labelled
+    plots = [attributes for _, attributes in page.elements if attributes.get("class") == "plot-frame"]
+    assert plots and all(attributes["aria-label"] for attributes in plots)
 
 
 def test_nothing_is_loaded(page: Page) -> None:
     for tag, attributes in page.elements:
-        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert tag not in ("iframe", "object", "embed", "base")
         assert "src" not in attributes
-        assert (attributes.get("href") or "#").startswith("#")
+        assert (attributes.get("href") or "#").startswith("#") or (tag, attributes["href"]) == ("link", "data:,")
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and policy.startswith("default-src 'none'") and "http" not in policy
 
 
 def test_plotly_is_embedded_once_and_figures_without_templates(page: Page) -> None:
-    text = build_page(info(RECORDS), RECORDS)
-    assert text.count("plotly.js v") == 1
+    assert built("study").count("plotly.js v") == 1
     for name, content in page.data.items():
         if name.startswith("data-"):
             assert "template" not in content["layout"] and content["data"]
@@ -119,43 +174,40 @@ def test_every_trial_is_in_the_table(page: Page) -> None:
     assert row[names.index("temperature")] is None
 
 
-def test_both_tables_have_the_papers_layout(page: Page) -> None:
-    own, paper = page.text.split("This study, top-1")[1].split("The paper (ImageNet), top-1")
-    for part in (own, paper):
-        assert (
-            part.index("Depth") < part.index("fine-tuned, 1\u00a0%") < part.index("supervised from scratch, 100\u00a0%")
+def test_verdicts_are_words_and_symbols_with_the_trials_behind_them(page: Page) -> None:
+    part = page.text[
+        page.text.index("Claims\n✓") : page.text.index(
+            "Accuracy" if False else "Model size\n", page.text.index("Claims\n✓")
         )
-    assert (
-        "57.9\u00a0%" in paper
-        and "795\u00a0M" in paper
-        and "(n = 2)" in own
-        and "±" not in paper.split("provenance")[0]
-    )
+    ]
+    assert "✓ holds: " in part and "○ not enough data: " in part
+    claim = part[part.index("Bigger models are better, fine-tuned with 1\u00a0%") :]
+    assert "trials behind it" in claim and "finetune-r18-0.01-s0-h1" in claim
+
+
+def test_next_experiment_is_one_that_is_missing(page: Page) -> None:
+    part = page.text[page.text.rindex("The next experiment") : page.text.rindex("All trials")]
+    assert "\na\n" in part or "\nb\n" in part
 
 
 def test_provenance_and_cost(page: Page) -> None:
     tail = page.text[page.text.index("Provenance and cost\nrecords") :]
-    for fact in (
-        "d1g175f00d",
-        "0123abc: 150",
-        "torch 2.15.0",
-        "labels of subset subset0.01",
-        "node-1",
-        "2026-01-05 08:00 UTC",
-    ):
+    facts = ("d1g175f00d", "0123abc: 150", "torch 2.15.0", "100 images: subset0.01", "node-1", "2026-01-05 08:00 UTC")
+    for fact in (*facts, "TF32 allowed\nnot noted: 150", "Amazon EC2"):
         assert fact in tail
-    seconds = sum(record.cost.device_seconds for record in RECORDS)
+    seconds = sum(record.cost.device_seconds or 0 for record in RECORDS)
     assert f"{seconds / 3600:.3g}" in tail
 
 
+def test_paper_states_no_cost() -> None:
+    page = Page(built("paper"))
+    tail = page.text[page.text.index("Provenance and cost\nrecords") :]
+    assert "commits\nnot stated" in tail and "wall hours" in tail and "0.00" not in tail
+    assert "The paper states neither seeds nor spreads" in page.text
+
+
 def test_names_and_messages_are_never_markup() -> None:
-    plain = synthetic.plain("a", label_fraction=0.1, architecture=EVIL)
-    plain["study"] = plain["environment"]["host"] = plain["data"]["fingerprint"] = EVIL
-    plain["spec"]["data"]["name"] = plain["resources"]["device"] = plain["environment"]["commit"] = EVIL
-    plain["environment"]["versions"] = {EVIL: EVIL}
-    other = synthetic.record("b", architecture=EVIL, label_fraction=0.1)
-    study = StudyInfo(EVIL, EVIL, {"a": EVIL, "c": EVIL, EVIL: EVIL})
-    text = build_page(study, [Record.model_validate(plain), other], [failure("c", EVIL)], [Problem(EVIL, EVIL)])
+    text = built("evil")
     page = Page(text)
     assert "img" not in [tag for tag, _ in page.elements]
     assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
@@ -164,62 +216,44 @@ def test_names_and_messages_are_never_markup() -> None:
     assert EVIL in page.text
 
 
-def test_failures_missing_trials_and_bad_files_are_named() -> None:
-    records = RECORDS[:20]
-    failures = [failure("broken", "no memory left"), failure(records[0].id)]
-    text = build_page(
-        info(records, broken="finetune", later="distill"), records, failures, [Problem("x/cut.json", "EOF")]
-    )
-    page = Page(text)
-    part = page.text[page.text.index("Trials that failed") : page.text.index("The paper's Table 1 beside")]
+def test_failures_missing_trials_and_bad_files_are_named(page: Page) -> None:
+    part = page.text[page.text.index("Trials that failed") : page.text.index("Provenance and cost\nrecords")]
     assert "RuntimeError: no memory left" in part and "Trials that failed: 1" in part
-    assert records[0].id not in part
-    assert "x/cut.json" in part and "without a result: 1 (distill: 1)" in part and "later" in part
+    assert RECORDS[0].id not in part  # it failed once, and succeeded since
+    assert "x/cut.json" in part and "without a result: 1 (finetune: 1)\na\n" in part
 
 
 def test_page_without_records_says_what_is_missing() -> None:
-    page = Page(build_page(StudyInfo("empty", "", {"a": "pretrain"}), []))
+    page = Page(built("empty"))
     assert "No fine-tuned trial has finished yet" in page.text
-    assert page.text.count("No data yet. It needs") == len(FIGURES)
+    assert page.text.count(NEED) == len(FIGURES)
+    assert "holds: 0" in page.text and "does not hold: 0" in page.text
     assert page.data["trial-rows"]["rows"] == []
     assert "0 of 1 planned trials finished" in page.text
 
 
+def test_page_loads_itself_again_only_while_trials_are_missing(page: Page) -> None:
+    assert "reload" in page.ids() and "reload" not in Page(built("paper")).ids()
+
+
 def test_data_that_cannot_be_compared_is_kept_apart() -> None:
-    changed = []
-    for number in range(3):
-        plain = synthetic.plain(f"new-{number}", seed=number, label_fraction=0.01)
-        plain["data"]["fingerprint"] = "another0ne"
-        changed.append(Record.model_validate(plain))
-    page = Page(build_page(info(RECORDS), [*changed, *RECORDS]))
+    page = Page(built("evil"))
     assert "2 data sets or protocols that cannot be compared" in page.text
-    assert "data-accuracy-against-parameters-1" in page.data and "provenance-2" in page.ids()
-    assert len(page.data["trial-rows"]["rows"]) == 153
-    first = page.data["data-accuracy-against-parameters-1"]
-    assert not any("new-" in text for trace in first["data"] for text in trace["hovertext"])
+    assert {"claims-1", "claims-2", "provenance-2"} <= set(page.ids())
+    content = page.data["trial-rows"]
+    column = content["names"].index("group")
+    assert {row[0]: row[column] for row in content["rows"]} == {"a-0": 1, "a-1": 1, "a-2": 1, "a-3": 1, "b": 2}
+    for suffix, ids in (("1", {"a-0", "a-1"}), ("2", {"b"})):
+        traces = page.data[f"data-accuracy-against-parameters-{suffix}"]["data"]
+        lines = {
+            line
+            for trace in traces
+            if trace["name"] != PAPER
+            for text in trace["hovertext"]
+            for line in text.split("<br>")
+        }
+        assert ids <= lines and not lines & ({"a-0", "a-1", "b"} - ids)
 
 
 def test_same_records_make_the_same_page() -> None:
-    assert build_page(info(RECORDS[:30]), RECORDS[:30]) == build_page(info(RECORDS[:30]), RECORDS[:30])
-
-
-def test_report_lies_where_it_is_wanted(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path / "runs"))
-    study = StudyInfo("a/b <c>", "?", {})
-    path = write_report(storage, study=study, records=RECORDS[:5], failures=[])
-    assert path == str(tmp_path / "runs" / "reports" / "a-b-c.html")
-    wanted = str(tmp_path / "out" / "page.html")
-    assert write_report(storage, study=study, records=RECORDS[:5], failures=[], destination=wanted) == wanted
-    assert Path(wanted).read_bytes() == Path(path).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["report.gif", "report", ""])
-def test_unknown_ending(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a name ending in \.html"):
-        write_report(
-            Storage(str(tmp_path)),
-            study=StudyInfo("s", "", {}),
-            records=[],
-            failures=[],
-            destination=f"{tmp_path}/{name}",
-        )
+    assert build_page(Results(StudyInfo("empty", "", {"a": planned("a", "pretrain")}), [])) == built("empty")

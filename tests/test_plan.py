@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -89,9 +91,9 @@ def flops_of(stage: str, **settings: Any) -> float:
 def test_micro_batches_cost_another_forward_pass_and_so_does_a_momentum_encoder() -> None:
     pretrain, finetuned = 500 * 2 * (ENCODER + HEAD), ENCODER + FIRST_LAYER + LOGITS
     assert flops_of("pretrain", micro_batches=2) == flops_of("pretrain", micro_batches=50) == 4 * pretrain
-    assert flops_of("pretrain", memory={"size": 100}) == 3 * pretrain
+    assert flops_of("pretrain", memory={"size": 20}) == 3 * pretrain
     assert flops_of("pretrain", memory={"decay": 0.9}) == 4 * pretrain
-    assert flops_of("pretrain", memory={"size": 100, "decay": 0.9}, micro_batches=4) == 5 * pretrain
+    assert flops_of("pretrain", memory={"size": 20, "decay": 0.9}, micro_batches=4) == 5 * pretrain
     assert flops_of("finetune", micro_batches=2) == 60 * 4 * finetuned
     assert flops_of("supervised", micro_batches=2) == 60 * 4 * (ENCODER + LOGITS)
     assert flops_of("distill", micro_batches=2) == 500 * (4 * (ENCODER + LOGITS) + finetuned)
@@ -190,18 +192,36 @@ def test_batch_that_the_micro_batches_of_the_workers_cannot_share_is_refused(
 
 @pytest.mark.parametrize(
     ("memory", "most", "remembered"),
-    [({"enqueue": "both"}, 200, 101), ({"enqueue": "first"}, 100, 101), ({}, 200, 101)],
+    [({"enqueue": "both"}, 56, 29), ({"enqueue": "first"}, 28, 29), ({}, 56, 29)],
 )
 def test_memory_that_could_hold_an_image_of_the_batch_is_refused(
     memory: dict[str, Any], most: int, remembered: int
 ) -> None:
-    """Of 200 images, 100 are in the batch: the queue may hold the keys of 100 more, one or two of each."""
+    """Of 200 images a memory of 28 holds 28^2 / (2 x 200^2) = 1.0 % of a batch's own, from the epoch before."""
     plan_of(stages=changed_recipe("pretrain", memory={**memory, "size": most}))
-    message = (
-        rf"pretrain-.*100 and the {remembered} images in memory exceed the 200 .*or stages\.pretrain\.memory\.size"
-    )
+    message = rf"pretrain-.*of 200 .* a memory of {remembered} would hold 1% .*memory\.size to keep at most 28 images"
     with pytest.raises(ValueError, match=message):
         plan_of(stages=changed_recipe("pretrain", memory={**memory, "size": most + 1}))
+    message = r"pretrain-.*100 and the 101 images in memory exceed the 200 .*or stages\.pretrain\.memory\.size"
+    with pytest.raises(ValueError, match=message):
+        plan_of(stages=changed_recipe("pretrain", memory={**memory, "size": 101 * most // 28}))
+
+
+def test_own_images_are_met_as_often_as_the_refusal_says() -> None:
+    epochs = [np.random.default_rng(seed).permutation(1000) for seed in range(21)]
+    last = [{int(image): position for position, image in enumerate(epoch)} for epoch in epochs]
+    own = sum(
+        1000 - before[image] + position <= 141
+        for before, epoch in itertools.pairwise(last)
+        for image, position in epoch.items()
+    )
+    assert own / 20_000 == pytest.approx(141**2 / (2 * 1000**2), rel=0.25)
+
+
+def test_micro_batches_of_one_image_are_refused() -> None:
+    plan_of(stages=changed_recipe("pretrain", micro_batches=50))
+    with pytest.raises(ValueError, match=r"pretrain-.*100 micro-batches leave one image of a global_batch_size of 100"):
+        plan_of(stages=changed_recipe("pretrain", micro_batches=100))
 
 
 def test_batch_of_more_images_than_there_are_is_refused() -> None:

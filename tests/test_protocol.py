@@ -22,7 +22,7 @@ from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.features import encode_split
 from trainables.protocol import ProtocolError, RowCount, unchanged
-from trainables.spec import STAGES, Augmentation, Stage
+from trainables.spec import STAGES, PretrainAugmentation, Stage
 from trainables.stage import Assignment
 from trainables.stages import run_stage
 
@@ -216,7 +216,8 @@ def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
     pixels = rows.pixels.copy()
     pixels[:] = pixels[0]
     alike = write(dataclasses.replace(rows, pixels=pixels), tmp_path / "alike")
-    plain: dict[str, Any] = {"augmentation": Augmentation(crop=False, flip=False)}
+    still = PretrainAugmentation(crop=False, flip=False, color_strength=0, blur=False)
+    plain: dict[str, Any] = {"augmentation": still}
     with pytest.raises(
         CollapsedError,
         match=r"^trial-3: .*effective rank.* 1\.00 at step 3, below min_effective_rank 1\.5",
@@ -226,14 +227,16 @@ def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
     warm = trials.settings("pretrain", {"warmup_epochs": 1.0}, **plain)  # its two steps do not count
     with pytest.raises(CollapsedError, match="at step 5,"):
         trials.run("pretrain", alike, tmp_path / "warm", tmp_path, warm)
-    chosen = trials.settings("pretrain", **plain, min_effective_rank=0.0)
-    outcome, _ = trials.run("pretrain", alike, tmp_path / "goes on", tmp_path, chosen)
+    assignment = trials.assignment(alike, trials.settings("pretrain", **plain))
+    context = Context(str(tmp_path / "goes on"), min_effective_rank=0)
+    outcome = run_stage("pretrain", assignment, context)
     assert outcome.progress.step == 6 and outcome.metrics["effective_rank"] == 1
 
 
 def test_features_that_are_healthy_can_be_asked_to_be_healthier(shards: str, tmp_path: Path) -> None:
-    with pytest.raises(CollapsedError, match=r"at step 3, below min_effective_rank 40:.* set min_effective_rank to 0"):
-        trials.run("pretrain", shards, tmp_path, tmp_path, trials.settings("pretrain", min_effective_rank=40.0))
+    assignment = trials.assignment(shards, trials.settings("pretrain"))
+    with pytest.raises(CollapsedError, match=r"at step 3, below min_effective_rank 40:.*execution\.min_eff"):
+        run_stage("pretrain", assignment, Context(str(tmp_path), min_effective_rank=40))
 
 
 def other_test_split(rows: Digits) -> Digits:

@@ -84,6 +84,40 @@ def test_invalid_record_is_refused(path: tuple[str, ...], value: object) -> None
         Record.model_validate_json(json.dumps(content))
 
 
+PAPERS_GAPS = {
+    "spec": {"seed": None},
+    "model": {"parameters": None},
+    "cost": {"wall_seconds": None, "device_seconds": None, "sessions": None},
+    "resources": None,
+    "environment": None,
+    "started_at": None,
+    "finished_at": None,
+}
+
+
+def test_a_paper_may_leave_out_what_papers_do_not_state(tmp_path: Path) -> None:
+    content = {**synthetic.plain("a"), "source": "paper"}
+    gaps = {key: {**content[key], **gap} if isinstance(gap, dict) else gap for key, gap in PAPERS_GAPS.items()}
+    record = Record.model_validate({**content, **gaps})
+    write_record(Storage(str(tmp_path)), record)
+    assert read_record(Storage(str(tmp_path)), "a") == record
+
+
+@pytest.mark.parametrize("key", PAPERS_GAPS)
+def test_a_run_leaves_out_nothing(key: str) -> None:
+    content, gap = synthetic.plain("a"), PAPERS_GAPS[key]
+    named = f"{key}.{next(iter(gap))}" if isinstance(gap, dict) else key
+    content[key] = {**content[key], **gap} if isinstance(gap, dict) else gap
+    with pytest.raises(ValidationError, match=f"a run's record leaves out {named}"):
+        Record.model_validate(content)
+
+
+@pytest.mark.parametrize("key", ["metrics", "spec", "data", "id"])
+def test_a_paper_leaves_out_nothing_else(key: str) -> None:
+    with pytest.raises(ValidationError):
+        Record.model_validate({**synthetic.plain("a"), "source": "paper", key: None})
+
+
 def test_model_copy_cannot_smuggle_in_nan(tmp_path: Path) -> None:
     bad = synthetic.record("a").model_copy(update={"metrics": {"top1": float("nan")}})
     with pytest.raises(ValidationError):

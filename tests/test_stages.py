@@ -160,7 +160,8 @@ def test_pretraining_pairs_two_views_of_every_image(
     drawn = torch.cat([labels for _, _, labels, _ in losses])[:TRAIN]  # the first epoch
     assert sorted(drawn.tolist()) == sorted(digits().labels[:TRAIN].tolist())
     whole = PretrainSettings.model_validate(
-        trials.settings("pretrain").model_dump() | {"augmentation": {"crop": False, "flip": False}}
+        trials.settings("pretrain").model_dump()
+        | {"augmentation": {"crop": False, "flip": False, "color_strength": 0.0, "blur": False}}
     )
     losses.clear()
     with calls_of(Pretraining) as calls:

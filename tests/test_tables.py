@@ -83,6 +83,51 @@ def test_missing_parent_is_a_gap() -> None:
     assert rows.loc["s", ["label_fraction", "labels", "head_layer", "head_depth", "teacher_architecture"]].all()
 
 
+def test_what_a_trial_inherits_from_its_pretraining_and_teacher() -> None:
+    rows = trials(chain()).set_index("id")
+    assert rows["pretrain_id"].tolist() == ["p"] * 4
+    assert rows["memory"].tolist() == [False] * 4
+    assert rows["teacher_stage"].fillna("").tolist() == ["", "", "finetune", "distill"]
+    assert rows.loc["s", "teacher_top1"] == 0.5 and math.isnan(rows.loc["f", "teacher_top1"])
+    assert rows["distill_images"].fillna("").tolist() == ["", "", "all", "all"]
+    assert (rows.loc["p", "knn_top1"], rows.loc["p", "effective_rank"]) == (pytest.approx(0.45), 12.5)
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        ({"size": 0, "decay": 0.0}, False),
+        ({"size": 64, "decay": 0.0}, True),
+        ({"size": 0, "decay": 0.99}, True),
+        (None, pd.NA),
+    ],
+)
+def test_memory_is_a_queue_or_a_momentum_encoder(memory: dict[str, float] | None, expected: object) -> None:
+    pretraining = synthetic.record("p", "pretrain", memory=memory)
+    row = trials([pretraining, synthetic.record("f", parent="p", label_fraction=0.1)]).iloc[1]
+    assert row["memory"] is expected or row["memory"] == expected
+
+
+def test_regularized_supervised_training() -> None:
+    settings = [{}, {"label_smoothing": 0.1}, {"augmentation": {"auto_augment": "cifar10"}}, {"augmentation": {}}]
+    records = [
+        synthetic.record(f"s{i}", "supervised", label_fraction=0.1, **changes) for i, changes in enumerate(settings)
+    ]
+    table = trials([*records, synthetic.record("f", label_fraction=0.1)])
+    assert table["regularized"].tolist() == [False, True, True, pd.NA, pd.NA]
+
+
+def test_totals_add_up_all_ancestors() -> None:
+    records = chain()
+    rows = trials(records).set_index("id")
+    flops = {record.id: record.cost.train_flops for record in records}
+    assert rows.loc["s", "total_flops"] == pytest.approx(sum(flops.values()))
+    assert rows.loc["f", "total_flops"] == pytest.approx(flops["p"] + flops["f"])
+    assert rows.loc["p", "total_device_seconds"] == records[0].cost.device_seconds
+    orphans = trials(records[1:]).set_index("id")
+    assert orphans["total_flops"].isna().all() and orphans["total_device_seconds"].isna().all()
+
+
 def test_parents_in_a_circle_do_not_hang() -> None:
     circle = [synthetic.record("a", parent="b", label_fraction=0.1), synthetic.record("b", parent="a")]
     assert len(trials(circle)) == 2
@@ -116,6 +161,22 @@ def test_summary_over_seeds() -> None:
     assert (several["n"], several["seeds"], several["single_seed"]) == (3, [0, 1, 2], False)
     assert several["ids"] == ["r18-0.1-0", "r18-0.1-1", "r18-0.1-2"]
     assert (single["n"], single["single_seed"]) == (1, True) and math.isnan(single["std"])
+
+
+def test_summary_keeps_trials_with_their_group() -> None:
+    known = [
+        synthetic.record("f", architecture="r34", label_fraction=0.1),
+        *(
+            synthetic.record(f"{parent}-{seed}", "distill", parent=parent, seed=seed, top1=top1, temperature=1.0)
+            for parent, seed, top1 in [("gone", 1, 0.4), ("f", 1, 0.6), ("gone", 0, 0.2), ("f", 0, 0.8)]
+        ),
+    ]
+    table = summary(trials(known).query("stage == 'distill'"), ["teacher_architecture"])
+    found = {tuple(row["ids"]): (row["mean"], row["seeds"]) for row in table.to_dict("records")}
+    assert found == {
+        ("f-1", "f-0"): (pytest.approx(0.7), [0, 1]),
+        ("gone-1", "gone-0"): (pytest.approx(0.3), [0, 1]),
+    }
 
 
 def test_different_settings_are_never_averaged() -> None:
@@ -183,17 +244,6 @@ def test_label_efficiency_of_the_papers_models() -> None:
     few, many, _ = (labels_needed(small["labels"].tolist(), small["mean"].tolist(), mean) for mean in large["mean"])
     assert few.labels / 12811 == pytest.approx(16.9, abs=0.05)
     assert (many.labels, many.bound) == (1281167, "more than")
-
-
-def test_paper_table_1() -> None:
-    table = table_1()
-    assert len(table) == 13 * 5
-    row = table[(table["architecture"] == "r152w3sk") & (table["label_fraction"] == 0.01)].iloc[0]
-    assert (row["stage"], row["labels"]) == ("finetune", 12811)
-    assert (row["top1"], row["top5"]) == (pytest.approx(0.749), pytest.approx(0.923))
-    millions = [round(size / 1e6) for size in table["parameters"].drop_duplicates().tolist()]
-    assert millions == [24, 35, 94, 140, 43, 65, 170, 257, 58, 89, 233, 354, 795]
-    assert trials([]).dtypes.equals(table.dtypes)
 
 
 def test_size_gains_and_their_errors() -> None:

@@ -10,7 +10,7 @@ from digit_shards import CLASSES, SIZE
 from trainables.architecture import parse_architecture
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
-from trainables.spec import SETTINGS, Augmentation, Optimization, Settings, Stage
+from trainables.spec import SETTINGS, Optimization, PretrainAugmentation, Settings, Stage
 from trainables.stage import Assignment, Outcome
 from trainables.stages import run_stage
 
@@ -47,7 +47,7 @@ def settings(stage: Stage, optimization: dict[str, Any] | None = None, **changes
         "optimization": Optimization(**{**common, **_OPTIMIZATION[stage], **(optimization or {})})
     }
     if stage == "pretrain":
-        fields["augmentation"] = Augmentation(color_strength=0.5)
+        fields["augmentation"] = PretrainAugmentation(color_strength=0.5, blur=False)
     return SETTINGS[stage](**{**fields, **_DEFAULTS[stage], **changes})
 
 

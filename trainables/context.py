@@ -25,8 +25,9 @@ class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
 
     `folder` is the URI of the trial's checkpoint folder, whose last part is the trial's id. `channels_last` lays images
-    and kernels out so that each pixel's channels lie together, which is faster on most hardware. `report` is called on
-    every rank after every step, and while images are evaluated, with the share of the steps that are done, in [0, 1].
+    and kernels out so that each pixel's channels lie together, which is faster on most hardware. A pretraining below
+    `min_effective_rank` is stopped. `report` is called on every rank after every step, and while images are evaluated,
+    with the share of the steps that are done, in [0, 1].
     """
 
     folder: str
@@ -34,6 +35,7 @@ class Context:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     channels_last: bool = True
+    min_effective_rank: float = 1.5
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
     _saved_at: float = field(default_factory=time.monotonic)

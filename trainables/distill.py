@@ -11,8 +11,10 @@ from datasets.splits import row_ids
 from trainables.classifier import count_parameters, load_classifier, model_state
 from trainables.context import Context
 from trainables.evaluation import evaluate
+from trainables.lars import adapts_classifier
 from trainables.loop import DTYPES, Outputs, Task, autocast, train
 from trainables.losses import UNLABELLED, combined_distillation_loss
+from trainables.micro_batches import together
 from trainables.protocol import unchanged
 from trainables.spec import DistillSettings
 from trainables.stage import Assignment, Outcome
@@ -36,6 +38,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     student = build(assignment.architecture, assignment.image_size, assignment.classes, settings)
     context.place(student, dtype)
     one_view = assignment.views(1, settings.augmentation, optimization, context)
+    parts = settings.micro_batches  # the teacher may be the larger network
     labelled = 0 if settings.label_fraction is None else assignment.labelled_rows(settings.label_fraction)
     known = torch.from_numpy(np.sort(row_ids(assignment.shards, assignment.manifest, "train", labelled)))
 
@@ -44,7 +47,8 @@ def run(assignment: Assignment, context: Context) -> Outcome:
         hidden = torch.searchsorted(known, batch.ids) == torch.searchsorted(known, batch.ids, right=True)
         labels = labels.masked_fill(hidden.to(context.device), UNLABELLED)
         with torch.no_grad(), autocast(optimization, context.device):
-            teacher_logits = teacher(views[0])
+            logits = [teacher(views[0][part::parts]) for part in range(parts)]
+            teacher_logits = together(logits)
         return views[0], teacher_logits, labels
 
     rows = labelled if settings.images == "labelled" else assignment.manifest.train_images
@@ -56,7 +60,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
         rows,
         optimization,
         micro_batches=settings.micro_batches,
-        adapt_classifier=True,
+        adapt_classifier=adapts_classifier(settings),
     )
     with unchanged("the teacher", teacher.state_dict()):
         progress = train(task, context)

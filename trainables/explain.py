@@ -11,7 +11,7 @@ from trainables import finetune, linear, supervised
 from trainables.architecture import Architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.heads import ProjectionHead
-from trainables.lars import parameter_groups
+from trainables.lars import adapts_classifier, parameter_groups
 from trainables.norm import GlobalBatchNorm
 from trainables.pretrain import Pretraining
 from trainables.spec import DistillSettings, EncoderRecipe, FinetuneSettings, LinearSettings, PretrainSettings, Settings
@@ -60,7 +60,7 @@ def parts(
         trained,
         settings.optimization.weight_decay,
         settings.optimization.optimizer,
-        adapt_classifier=isinstance(settings, DistillSettings),
+        adapt_classifier=adapts_classifier(settings),
     )
     group_of = {id(parameter): group for group in groups for parameter in group["params"]}
     found: dict[tuple[str, str], list[nn.Parameter]] = {}

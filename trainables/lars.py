@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainables.heads import LinearClassifier
 from trainables.norm import GlobalBatchNorm
+from trainables.spec import DistillSettings, Settings
 
 TRUST_COEFFICIENT = 0.001  # official code, `eeta`
 
@@ -47,6 +48,11 @@ def parameter_groups(
             group: dict[str, Any] = {"name": kind, "params": members, "weight_decay": weight_decay * decays[kind]}
             groups.append(group | {"adapt": kind == "adapted"} if optimizer == "lars" else group)
     return groups
+
+
+def adapts_classifier(settings: Settings) -> bool:
+    """Whether the linear classifier is decayed and adapted like kernels: in distillation only (official notebook)."""
+    return isinstance(settings, DistillSettings)
 
 
 class LARS(torch.optim.Optimizer):

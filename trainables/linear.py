@@ -29,7 +29,7 @@ from trainables.stage import Assignment, Outcome
 
 @dataclass(frozen=True)
 class FeatureStream:
-    """This rank's batches of features in the order in which `TrainStream` would give the images."""
+    """This rank's batches of features in the order in which `TrainStream` gives images that fit into memory."""
 
     known: Features  # of all labelled rows in order
     share: Share

@@ -160,7 +160,8 @@ def _update(
         outputs = outputs_of(module, inputs) if parts == 1 else cached_outputs(task.module, inputs, parts)
     with autocast(optimization, context.device):
         loss, metrics = task.loss(outputs, *targets)
-    value = loss.item()
+    # All numbers at once and before the backward pass: a GPU is waited for once, with work still to hand to it.
+    value, *measured = torch.stack([number.detach().double() for number in (loss, *metrics.values())]).tolist()
     if not math.isfinite(value):
         raise NonFiniteLossError(
             f"{context.trial}: the loss is {value} at step {step} (learning rate {rate:g}); "
@@ -173,7 +174,7 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    values = {"loss": value, **{name: metric.item() for name, metric in metrics.items()}}
+    values = {"loss": value, **dict(zip(metrics, measured, strict=True))}
     return values, tuple(output.detach() for output in outputs)
 
 

@@ -40,19 +40,19 @@ class ContrastiveMemory(nn.Module):
 
     @torch.no_grad()
     def follow(self, encoder: nn.Module, head: nn.Module) -> None:
-        """Momentum network <- decay * itself + (1 - decay) * encoder and head: parameters and moving statistics.
+        """Momentum network <- decay * itself + (1 - decay) * encoder and head; moving statistics are copied.
 
-        Integer buffers are copied. Called once at the start of each step, before its keys are made.
+        Averaged, these would be those of the start, mean 0 and variance 1, for thousands of steps. Called once at the
+        start of each step, before its keys are made.
         """
         if self.network is None:
             return
-        ours, theirs = self.network.state_dict(), nn.Sequential(encoder, head).state_dict()
-        averaged = [name for name, value in ours.items() if value.is_floating_point()]
+        theirs = nn.Sequential(encoder, head)
         torch._foreach_lerp_(
-            [ours[name] for name in averaged], [theirs[name] for name in averaged], 1 - self.settings.decay
+            list(self.network.parameters()), [p.detach() for p in theirs.parameters()], 1 - self.settings.decay
         )
-        for name in ours.keys() - set(averaged):
-            ours[name].copy_(theirs[name])
+        for ours, buffer in zip(self.network.buffers(), theirs.buffers(), strict=True):
+            ours.copy_(buffer)
 
     @torch.no_grad()
     def keys(self, views: Tensor, micro_batches: int = 1) -> Tensor | None:

@@ -61,7 +61,8 @@ class GlobalBatchNorm(nn.Module):
     def _move(self, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
         """Move the statistics towards a batch's mean and biased variance (c,), of `count` values each."""
         if self.unbiased_moving_variance:
-            variance = variance * (count / max(count - 1, 1))
+            others = count - 1
+            variance = variance * (count / (others.clamp_min(1) if isinstance(others, Tensor) else max(others, 1)))
         self.moving_mean.lerp_(mean.to(self.moving_mean.dtype), 1 - self.moving_share)
         self.moving_variance.lerp_(variance.to(self.moving_variance.dtype), 1 - self.moving_share)
 
@@ -104,7 +105,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dims = [d for d in range(x.dim()) if d != 1]
     variance, mean = torch.var_mean(wide, dim=dims, correction=0)
     count = x.numel() // x.shape[1]
-    gathered = all_gather(torch.cat([mean, variance, mean.new_tensor([count])]))
+    gathered = all_gather(torch.cat([mean, variance, torch.full_like(mean[:1], count)]))
     means, variances, counts = torch.split(gathered, [len(mean), len(mean), 1], dim=1)
     total = counts.sum(0)
     shares = counts / total

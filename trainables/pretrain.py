@@ -96,12 +96,12 @@ def run(assignment: Assignment, context: Context) -> Outcome:
             ("projection_rank", "projections", projections),
         ):
             history[-1][name] = effective_rank(rows)
-            if collapsed(history, name, settings.min_effective_rank, warmup):
+            if collapsed(history, name, context.min_effective_rank, warmup):
                 raise CollapsedError(
                     f"{context.trial}: the effective rank of the {what} is {history[-1][name]:.2f} at step "
-                    f"{history[-1]['step']:.0f}, below min_effective_rank {settings.min_effective_rank:g}: they have "
+                    f"{history[-1]['step']:.0f}, below min_effective_rank {context.min_effective_rank:g}: they have "
                     "collapsed and no longer tell images apart; lower learning_rate, lengthen warmup_epochs, look at "
-                    "the images, or set min_effective_rank to 0 to go on"
+                    "the images, or set execution.min_effective_rank to 0 to go on"
                 )
 
     stream = assignment.stream(rows, optimization, context)

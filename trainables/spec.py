@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Stage = Literal["pretrain", "finetune", "linear", "supervised", "distill"]
 STAGES: tuple[Stage, ...] = ("pretrain", "linear", "finetune", "supervised", "distill")  # parents before children
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when the code changes numbers on purpose; tables refuse to mix protocols."""
 
 
@@ -58,6 +58,22 @@ class Augmentation(Spec):
     color_strength: float = Field(default=0.0, ge=0, le=1.25)  # above, a hue shift would leave its range
     blur: bool = False
 
+    @model_validator(mode="after")
+    def _area_of_a_crop(self) -> Augmentation:
+        if not self.crop and self.crop_min_area != Augmentation.model_fields["crop_min_area"].default:
+            raise ValueError(f"crop_min_area {self.crop_min_area:g} has no effect while crop is off; leave it out")
+        return self
+
+
+class PretrainAugmentation(Augmentation):
+    """The views of pretraining on ImageNet: crop, flip, color at full strength, and blur (section 3.1).
+
+    A blur over a tenth of the image has one pixel, which changes nothing, below 20 pixels.
+    """
+
+    color_strength: float = Field(default=1.0, ge=0, le=1.25)
+    blur: bool = True
+
 
 class Memory(Spec):
     """More contrasting examples than a batch has: a queue of past keys, and a momentum encoder that makes the keys.
@@ -81,7 +97,16 @@ class Memory(Spec):
     key_batch_norm: Literal["batch", "moving"] = "batch"
 
     @model_validator(mode="after")
-    def _momentum_encoder_has_a_use(self) -> Memory:
+    def _choices_have_an_effect(self) -> Memory:
+        if not self.size and self.enqueue != "both":
+            raise ValueError(
+                f"enqueue `{self.enqueue}` has no effect without a queue; set size above 0 or leave it out"
+            )
+        if not self.decay and (self.batch_keys, self.key_batch_norm) != ("momentum", "batch"):
+            raise ValueError(
+                f"batch_keys `{self.batch_keys}` and key_batch_norm `{self.key_batch_norm}` have no effect without a "
+                "momentum encoder; set decay above 0 or leave them out"
+            )
         if self.decay and not self.size and self.batch_keys == "encoder":
             raise ValueError(
                 f"decay {self.decay:g} asks for a momentum encoder, but batch_keys `encoder` and size 0 leave it no "
@@ -108,17 +133,11 @@ class EncoderRecipe(Spec):
 
 
 class PretrainRecipe(EncoderRecipe):
-    """SimCLRv2 pretraining, section 3.1: NT-Xent at `temperature` on two views, with an online linear probe.
+    """SimCLRv2 pretraining, section 3.1: NT-Xent at `temperature` on two views, with an online linear probe."""
 
-    A pretraining whose features or projections stay below an effective rank of `min_effective_rank` is stopped: they no
-    longer tell images apart. 0 lets it go on. (Healthy ones have ranks of 10 and more; a batch of n images at most 2n -
-    1.)
-    """
-
-    augmentation: Augmentation = Augmentation(color_strength=1.0, blur=True)
+    augmentation: PretrainAugmentation = PretrainAugmentation()
     temperature: float = Field(default=0.1, gt=0)
     memory: Memory = Memory()
-    min_effective_rank: float = Field(default=1.5, ge=0)
 
 
 class PretrainSettings(PretrainRecipe):
@@ -141,7 +160,7 @@ class FinetuneSettings(FinetuneRecipe):
 
 
 class LinearRecipe(Spec):
-    """A linear classifier on the frozen encoder's features of uncropped images, computed once."""
+    """A linear classifier on the frozen encoder's features of uncropped images, computed once and in full width."""
 
     optimization: Optimization
 

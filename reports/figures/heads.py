@@ -1,24 +1,96 @@
-"""From which layer of the projection head to fine-tune (the paper's Figures 5b, E.1 and E.2)."""
+"""Depth of the projection head, and the layer to fine-tune from (the paper's Figures 5, E.1 and E.2).
+
+The paper plots these without printing their numbers, so they have no reference layer.
+"""
 
 from __future__ import annotations
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.figures.facets import panels_by_fraction
+from reports.figures.facets import of_labels, panels, panels_by_fraction
+from reports.figures.points import fraction_axis, size_axis
 from reports.figures.style import empty_figure
+from reports.scaling import SIZE
 from reports.tables import best_points
 
-TITLE = "Fine-tuning from each layer of the projection head"
+PRESET = "imagenet-figure5"
+NEED_LAYERS = "It needs the stage finetune over two or more values of `head_layer`."
+
+
+def depth_and_layer(trials: pd.DataFrame) -> go.Figure:
+    """Figure 5: top-1 against label fraction (log) by depth of the projection head, each from its best layer, and by
+    the layer to fine-tune from.
+
+    Of the architecture with most head settings, the smallest of these; layers of the depth with most of them.
+    """
+    title = "Projection head: depth, and the layer to fine-tune from"
+    points = _points(trials, ["head_depth", "head_layer"])
+    depths, layers = _compared(points, "head_depth"), _compared(points, "head_layer", ["head_depth"])
+    if depths.empty and layers.empty:
+        return empty_figure(title, "It needs the stage finetune over `head_depth` or `head_layer`.", PRESET)
+    model = _most_settings(pd.concat([depths, layers]))
+    deepest = layers[layers["architecture"] == model].groupby("head_depth")["head_layer"].nunique()
+    parts = []
+    if model in depths["architecture"].tolist():
+        best = _compared(_points(trials, ["head_depth"]), "head_depth")
+        best = best[best["architecture"] == model]
+        names = "head of " + best["head_depth"].astype("string") + " layers"
+        parts.append(best.assign(panel="best layer of each depth", series=names, style=best["head_depth"] - 2, dash=0))
+    if len(deepest):
+        kept = layers[(layers["architecture"] == model) & (layers["head_depth"] == deepest.idxmax())]
+        names = "from layer " + kept["head_layer"].astype("string")
+        panel = f"layers of a head of {deepest.idxmax()}"
+        parts.append(kept.assign(panel=panel, series=names, style=kept["head_layer"] + 3, dash=kept["head_layer"]))
+    lines = pd.concat(parts)
+    return panels(
+        lines,
+        lines.iloc[:0],
+        order=lines["panel"].unique().tolist(),
+        x="label_fraction",
+        title=f"{title} ({model})",
+        axis={"title_text": "share of the labels", **fraction_axis(lines["label_fraction"].tolist())},
+    )
+
+
+def head_settings_by_size(trials: pd.DataFrame) -> go.Figure:
+    """Figure E.1: top-1 against encoder parameters (log), one line a head depth and layer, one panel a label fraction,
+    without and with selective kernels apart."""
+    title = "Head settings by model size"
+    points = _compared(_points(trials, ["head_depth", "head_layer"]), ["head_depth", "head_layer"])
+    if points["architecture"].nunique() < 2:
+        need = "It needs the stage finetune over two or more values of `head_layer` and of `architecture`."
+        return empty_figure(title, need, PRESET)
+    settings = points[["head_depth", "head_layer"]].fillna(0).apply(tuple, axis=1)
+    order = sorted(settings.unique())
+    selective = points["architecture"].str.endswith("sk")
+    both = selective.nunique() > 1
+    names = [f"{'head of ' + str(depth) + ', ' if depth else ''}layer {layer}" for depth, layer in settings]
+    kernels = selective.map({True: ", selective kernels", False: ", plain"}) if both else ""
+    lines = points.assign(
+        panel=points["label_fraction"].map(of_labels) + kernels,
+        series=names,
+        style=settings.map(order.index),
+        dash=settings.map(order.index),
+    )
+    rows = lines.assign(selective=selective).sort_values(["selective", "label_fraction"])
+    return panels(
+        lines,
+        lines.iloc[:0],
+        order=rows["panel"].unique().tolist(),
+        x="parameters",
+        title=title,
+        axis={"title_text": "encoder parameters", **size_axis(lines, room=0.3)},
+    )
 
 
 def accuracy_by_head_layer(trials: pd.DataFrame) -> go.Figure:
-    """Top-1 against head layer (0 is the encoder output) by label fraction, one line a model and head depth."""
-    by = ["architecture", "parameters", "label_fraction", "head_depth", "head_layer"]
-    points = best_points(trials, "finetune", by)
-    points = points[points["head_layer"].notna()]
-    if points["head_layer"].nunique() < 2:
-        return empty_figure(TITLE, "It needs the stage finetune over two or more values of `head_layer`.")
+    """Figure E.2: top-1 against head layer (0 is the encoder output) by label fraction, one line a model and head
+    depth."""
+    title = "Fine-tuning from each layer of the projection head"
+    points = _compared(_points(trials, ["head_depth", "head_layer"]), "head_layer", ["head_depth"])
+    if points.empty:
+        return empty_figure(title, NEED_LAYERS, PRESET)
     models = points.sort_values("parameters")["architecture"].unique().tolist()
     depths = points["head_depth"].fillna(0)
     several = depths.nunique() > 1
@@ -27,5 +99,25 @@ def accuracy_by_head_layer(trials: pd.DataFrame) -> go.Figure:
         style=points["architecture"].map(models.index),
         dash=depths.map(sorted(depths.unique()).index),
     )
-    figure = panels_by_fraction(lines, "head_layer", "head layer", TITLE)
-    return figure.update_xaxes(dtick=1)
+    axis = {"title_text": "head layer", "dtick": 1}
+    return panels_by_fraction(lines, lines.iloc[:0], x="head_layer", title=title, axis=axis)
+
+
+def _points(trials: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
+    points = best_points(trials, "finetune", [*SIZE, *settings])
+    return points[points["head_layer"].notna() & points["label_fraction"].notna()]
+
+
+def _compared(points: pd.DataFrame, settings: str | list[str], within: list[str] | None = None) -> pd.DataFrame:
+    """The points of models and label fractions for which two or more values of `settings` were tried."""
+    names = [settings] if isinstance(settings, str) else settings
+    cells = points.groupby([*SIZE, *(within or [])], dropna=False)
+    tried = pd.concat([cells[name].transform("nunique") > 1 for name in names], axis=1)
+    return points[tried.any(axis=1)]
+
+
+def _most_settings(points: pd.DataFrame) -> str:
+    """The architecture with most pairs of head depth and layer; the smallest of several."""
+    counts = points.drop_duplicates(["architecture", "head_depth", "head_layer"])
+    tried = counts.groupby(["parameters", "architecture"]).size()
+    return str(tried.sort_values(ascending=False, kind="stable").index.get_level_values("architecture")[0])

@@ -1,46 +1,137 @@
-"""Accuracy against model size, and what size gains, for each label fraction (the paper's Figures 1 and 4)."""
+"""Accuracy against model size, and what size gains, for each label fraction (the paper's Figures 1, 4, A.1, B.1)."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.figures.style import (
-    COLORS,
-    SYMBOLS,
-    empty_figure,
-    finish,
-    percent,
-    plain,
-    points_of,
-    seed_points,
-    size_axis,
-)
+from reports.figures.facets import WHOLE, of_labels, panels
+from reports.figures.points import fraction_styles, on_imagenet, reference_layer, size_axis
+from reports.figures.style import empty_figure, percent, points_of
 from reports.scaling import size_gains, size_points
 
 NEED = "It needs the stage finetune over two or more values of `architecture`."
+PRESET = "imagenet-table1"
+SIZES = "encoder parameters"
+RELATIVE = "relative improvement in top-1 (%)"
+PLAIN, SELECTIVE = "without selective kernels", "with selective kernels"
+SUPERVISED, REGULARIZED, FINETUNED = "supervised", "supervised, regularized", "fine-tuned after pretraining"
+ENLARGED = "fine-tuned, enlarged"
 
 
-def accuracy_against_parameters(trials: pd.DataFrame) -> go.Figure:
-    """Fine-tuned top-1 against encoder parameters (log), one line a label fraction; selective kernels apart, dashed.
+def relative_improvement(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
+    """Figure 1: relative improvement of fine-tuned top-1 over the smallest model against encoder parameters (log).
+
+    One line a label fraction; selective kernels apart, dashed. Error bars are one standard deviation of the ratio, to
+    first order, from those of both models.
+    """
+
+    def lines_of(table: pd.DataFrame) -> pd.DataFrame:
+        return _relative(size_points(table), fraction_styles(table)).assign(panel=WHOLE)
+
+    lines, paper = lines_of(trials), lines_of(reference_layer(trials, reference))
+    if lines.empty:
+        return empty_figure("Relative improvement with model size", NEED, PRESET)
+    gains = size_gains(size_points(trials))
+    return panels(
+        lines,
+        paper,
+        order=[WHOLE],
+        x="parameters",
+        title=_relative_title(gains),
+        axis={"title_text": SIZES, **size_axis(lines)},
+        shown=on_imagenet(trials),
+        y_title=RELATIVE,
+    )
+
+
+def relative_improvement_by_method(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
+    """Figure A.1: the same for supervised training, plain and regularized, beside fine-tuning."""
+
+    def lines_of(table: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat(
+            _relative(size_points(rows, stage), fraction_styles(table)).assign(panel=panel)
+            for panel, (stage, rows) in _methods(table).items()
+        )
+
+    lines, paper = lines_of(trials), lines_of(reference_layer(trials, reference))
+    title = "Relative improvement with model size, by method"
+    if lines["panel"].nunique() < 2:
+        need = "It needs the stages finetune and supervised over two or more values of `architecture`."
+        return empty_figure(title, need, PRESET)
+    return panels(
+        lines,
+        paper,
+        order=[SUPERVISED, REGULARIZED, FINETUNED],
+        x="parameters",
+        title=title,
+        axis={"title_text": SIZES, **size_axis(lines, room=0.3)},
+        shown=on_imagenet(trials),
+        y_title=RELATIVE,
+    )
+
+
+def accuracy_against_parameters(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
+    """Figure B.1: fine-tuned top-1 against encoder parameters (log), one line a label fraction, one panel without and
+    one with selective kernels.
 
     The title states what the data says: the gain of the biggest over the smallest model, with the fewest and most
     labels.
     """
-    points = size_points(trials)
-    if points.empty:
-        return empty_figure("Accuracy of fine-tuned models by size", NEED)
-    figure = go.Figure()
-    for style, fraction in enumerate(sorted(points["label_fraction"].unique())):
-        of_fraction = points[points["label_fraction"] == fraction]
-        for with_sk, family in of_fraction.groupby(of_fraction["architecture"].str.endswith("sk")):
-            name = f"{percent(fraction)} of the labels{', selective kernels' if with_sk else ''}"
-            figure.add_trace(seed_points(family, "parameters", name, style=style, dash=int(with_sk)))
-    figure.update_xaxes(title_text="encoder parameters", **size_axis(points))
-    figure.update_yaxes(title_text="top-1 accuracy (%)")
-    return finish(figure, scaling_title(size_gains(points)))
+
+    def lines_of(table: pd.DataFrame) -> pd.DataFrame:
+        lines = _by_size(size_points(table), fraction_styles(table))
+        return lines.assign(panel=lines["dash"].map({0: PLAIN, 1: SELECTIVE}), dash=0)
+
+    lines, paper = lines_of(trials), lines_of(reference_layer(trials, reference))
+    if lines.empty:
+        return empty_figure("Accuracy of fine-tuned models by size", NEED, PRESET)
+    if set(lines["panel"]) == {PLAIN}:
+        lines, paper = lines.assign(panel=WHOLE), paper[paper["panel"] == PLAIN].assign(panel=WHOLE)
+    order = [panel for panel in (WHOLE, PLAIN, SELECTIVE) if (lines["panel"] == panel).any()]
+    return panels(
+        lines,
+        paper,
+        order=order,
+        x="parameters",
+        title=scaling_title(size_gains(size_points(trials))),
+        axis={"title_text": SIZES, **size_axis(lines, room=0.11 * len(order))},
+        shown=on_imagenet(trials),
+    )
+
+
+def supervised_and_finetuned(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
+    """Figure 4: top-1 of supervised training and of fine-tuning after pretraining against encoder parameters (log).
+
+    One line a label fraction, models without selective kernels only, as in the paper. Of supervised trainings that
+    differ in regularization the better one stands.
+    """
+
+    def lines_of(table: pd.DataFrame) -> pd.DataFrame:
+        kept = table[~table["selective_kernels"].fillna(False)]
+        stages = {SUPERVISED: "supervised", FINETUNED: "finetune", ENLARGED: "finetune"}
+        return pd.concat(
+            _by_size(size_points(kept, stage), fraction_styles(table)).assign(panel=panel)
+            for panel, stage in stages.items()
+        )
+
+    lines, paper = lines_of(trials), lines_of(reference_layer(trials, reference))
+    title = "Supervised training and fine-tuning after pretraining"
+    if lines["panel"].nunique() < 3:
+        return empty_figure(title, "It needs the stages finetune and supervised without selective kernels.", PRESET)
+    return panels(
+        lines,
+        paper,
+        order=[SUPERVISED, FINETUNED, ENLARGED],
+        x="parameters",
+        title=title,
+        axis={"title_text": SIZES, **size_axis(lines, room=0.3)},
+        shown=on_imagenet(trials),
+        free=[ENLARGED],
+    )
 
 
 def scaling_title(gains: pd.DataFrame) -> str:
@@ -53,41 +144,52 @@ def scaling_title(gains: pd.DataFrame) -> str:
     return first if len(gains) == 1 else f"{first}, {points_of(many['gain'])} with {percent(many['label_fraction'])}"
 
 
-def gain_of_biggest(trials: pd.DataFrame) -> go.Figure:
-    """Gain of the biggest over the smallest model in percentage points, one bar a label fraction; bars: standard
-    error."""
-    gains = size_gains(size_points(trials))
+def _relative_title(gains: pd.DataFrame) -> str:
+    """The same finding relative to the smallest model, for the fewest and the most labels."""
     if gains.empty:
-        return empty_figure("What the biggest model gains over the smallest", NEED)
-    small, large = gains.iloc[0]["small"], gains.iloc[0]["large"]
-    errors = [None if math.isnan(error) else 100 * error for error in gains["error"]]
-    figure = go.Figure(
-        go.Scatter(
-            x=[percent(fraction) for fraction in gains["label_fraction"]],
-            y=[100 * gain for gain in gains["gain"]],
-            error_y={"type": "data", "array": errors, "thickness": 1.5, "width": 6},
-            mode="markers",
-            marker={
-                "symbol": [f"{SYMBOLS[0]}-open" if error is None else SYMBOLS[0] for error in errors],
-                "size": 10,
-                "color": COLORS[0],
-                "line": {"width": 2, "color": COLORS[0]},
-            },
-            hovertext=[_gain_hover(row) for _, row in gains.iterrows()],
-            hoverinfo="text",
-            showlegend=False,
-        )
-    )
-    figure.update_xaxes(title_text="share of the labels", type="category")
-    figure.update_yaxes(title_text="gain in top-1 (percentage points)", rangemode="tozero", zeroline=True)
-    return finish(figure, f"What {large} gains over {small}, by label fraction", height=380)
+        return "Relative improvement of fine-tuned models with size"
+    parts = [
+        f"{100 * row['relative']:+.1f}\u00a0% with {percent(row['label_fraction'])} of the labels"
+        for row in gains.iloc[[0, -1][: len(gains)]].to_dict("records")
+    ]
+    return f"Relative gain of {gains.iloc[0]['large']} over {gains.iloc[0]['small']}: {', '.join(parts)}"
 
 
-def _gain_hover(row: pd.Series) -> str:
-    error = (
-        "one seed, so no spread is known" if math.isnan(row["error"]) else f"standard error {100 * row['error']:.1f}"
-    )
-    return (
-        f"<b>{plain(row['large'])} {100 * row['high']:.1f} %, {plain(row['small'])} {100 * row['low']:.1f} %</b><br>"
-        f"{points_of(row['gain'])} points ({error}; n = {row['n']})<br>relative {100 * row['relative']:+.1f} %"
-    )
+def _methods(trials: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Stage and trials of each panel of Figure A.1; a supervised trial of unknown regularization counts as plain."""
+    regularized = trials["regularized"].fillna(False)
+    return {
+        SUPERVISED: ("supervised", trials[~regularized]),
+        REGULARIZED: ("supervised", trials[regularized]),
+        FINETUNED: ("finetune", trials),
+    }
+
+
+def _by_size(points: pd.DataFrame, styles: Mapping[float, int]) -> pd.DataFrame:
+    """Points of `size_points` as lines: color by label fraction, dashed with selective kernels."""
+    selective = points["architecture"].str.endswith("sk").astype(int)
+    names = points["label_fraction"].map(of_labels)
+    return points.assign(series=names, style=points["label_fraction"].map(styles), dash=selective)
+
+
+def _relative(points: pd.DataFrame, styles: Mapping[float, int]) -> pd.DataFrame:
+    """Lines of the improvement over the smallest model of all, in percent, at the label fractions that have it.
+
+    The standard deviation of a ratio m / b is, to first order, m / b times the root of the sum of both squared
+    relative standard deviations; the smallest model itself is the reference and has none.
+    """
+    if points["architecture"].nunique() < 2:
+        return _by_size(points.iloc[:0], styles)
+    smallest = points.sort_values("parameters", kind="stable")["architecture"].iloc[0]
+    base = points[points["architecture"] == smallest].set_index("label_fraction")
+    kept = points[points["label_fraction"].isin(base.index[base["mean"] > 0])]
+    kept = kept[kept["label_fraction"].map(kept["label_fraction"].value_counts()) > 1]
+    low, spread = (kept["label_fraction"].map(base[name]) for name in ("mean", "std"))
+    ratio = kept["mean"] / low
+    error = ratio * np.sqrt((kept["std"] / kept["mean"]) ** 2 + (spread / low) ** 2)
+    notes = [f"{100 * (value - 1):+.1f} % relative to {smallest}" for value in ratio]
+    lines = _by_size(kept.assign(y=100 * (ratio - 1), error=100 * error, note=notes), styles)
+    own = lines["architecture"] == smallest
+    lines.loc[own, "error"] = np.nan
+    lines["series"] += np.where(lines["dash"] == 1, ", selective kernels", "")
+    return lines

@@ -1,14 +1,11 @@
-"""What all figures share: colors, symbols, templates for light and dark, words, and how a point over seeds is drawn."""
+"""What all figures share: colors, symbols, templates for light and dark, and words."""
 
 from __future__ import annotations
 
 import html
 import math
 import textwrap
-from collections.abc import Sequence
-from itertools import pairwise
 
-import pandas as pd
 import plotly.graph_objects as go
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
@@ -18,7 +15,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 PATTERNS = ("", "/", ".", "x", "-")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 HEIGHT = 440
-SHOWN_IDS = 6
+LEGEND_ROW, LEGEND_COLUMNS = 24, 4
+PANEL_TITLE = 28  # px above a panel
 STAGES = {
     "pretrain": "pretrained",
     "linear": "linear evaluation",
@@ -90,25 +88,33 @@ def plain(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def finish(figure: go.Figure, title: str, *, height: int = HEIGHT, min_width: int = 340) -> go.Figure:
-    """Give a figure its template, its title (wrapped for images, whole in `layout.meta` for the page) and its sizes
-    in px."""
-    wrapped = "<br>".join(plain(line) for line in textwrap.wrap(title, 88))
-    top = 64 + 22 * wrapped.count("<br>")
-    entries = sum(trace.showlegend is not False for trace in figure.data)
-    height += 20 * max(0, math.ceil(entries / 4) - 2)  # a long legend would squeeze the plot
+def finish(
+    figure: go.Figure, title: str, *, height: int = HEIGHT, min_width: int = 340, panel_titles: bool = False
+) -> go.Figure:
+    """Give a figure its template, its title (wrapped for images, whole in `layout.meta` for the page) and its sizes in
+    px: `height` with a legend of one row, above which further rows, of about `LEGEND_COLUMNS` entries, add theirs."""
+    wrapped = "<br>".join(plain(line) for line in textwrap.wrap(title, 76))
+    entries = sum(trace.showlegend is not False for trace in figure.data) if len(figure.data) > 1 else 0
+    below = PANEL_TITLE if panel_titles else 6
+    top = 42 + 22 * wrapped.count("<br>") + LEGEND_ROW * math.ceil(entries / LEGEND_COLUMNS) + below
+    height += max(0, top - 64)
     figure.update_layout(
         template=LIGHT,
-        title={"text": wrapped, "y": 0.98, "yanchor": "top", "yref": "container"},
+        title={"text": wrapped, "y": 1, "yanchor": "top", "yref": "container", "pad": {"t": 14}},
         margin={"t": top},
+        legend={"y": 1 + below / (height - top - LIGHT.layout.margin.b)},
         height=height,
         meta={"title": title, "min_width": min_width},
     )
     return figure
 
 
-def empty_figure(title: str, need: str) -> go.Figure:
-    """What stands in place of a figure without data: which part of a study would fill it."""
+def empty_figure(title: str, need: str, preset: str) -> go.Figure:
+    """What stands in place of a figure without data: which part of a study would fill it, and a preset that has it.
+
+    `layout.meta` holds both as `need`.
+    """
+    need = f"{need} The preset study/presets/{preset}.yaml has that."
     figure = go.Figure()
     figure.add_annotation(
         text="<br>".join(plain(line) for line in textwrap.wrap(f"No data yet. {need}", 60)),
@@ -123,91 +129,3 @@ def empty_figure(title: str, need: str) -> go.Figure:
     figure.update_yaxes(visible=False)
     finish(figure, title, height=200)
     return figure.update_layout(meta={**figure.layout.meta, "need": need})
-
-
-def size_axis(points: pd.DataFrame, room: float = 0.11) -> dict[str, object]:
-    """A log axis of encoder parameters; up to six architectures are named at their size.
-
-    Two that are closer than `room`, a share of the axis, would overlap: then there are only numbers.
-    """
-    sizes = points.drop_duplicates("architecture").sort_values("parameters")
-    logs = [math.log10(size) for size in sizes["parameters"]]
-    if 1 < len(logs) <= 6 and all(b - a > room * (logs[-1] - logs[0]) for a, b in pairwise(logs)):
-        names, counts = sizes["architecture"].tolist(), sizes["parameters"].tolist()
-        text = [f"{plain(name)}<br>{amount(count)}" for name, count in zip(names, counts, strict=True)]
-        return {"type": "log", "tickvals": counts, "ticktext": text}
-    return {"type": "log", "dtick": "D2", "exponentformat": "B"}
-
-
-def seed_points(
-    points: pd.DataFrame, x: str, name: str, *, style: int, dash: int = 0, legend: bool = True
-) -> go.Scatter:
-    """One series of means over seeds (`tables.best_points`): a line, error bars of one standard deviation, y in
-    percent.
-
-    A point of a single seed has no error bar and is hollow. `style` numbers color and symbol, `dash` the kind of
-    line.
-    """
-    points = points.sort_values(x)
-    symbol = SYMBOLS[style % len(SYMBOLS)]
-    color = COLORS[style % len(COLORS)]
-    return go.Scatter(
-        x=points[x].tolist(),
-        y=[100 * mean for mean in points["mean"]],
-        error_y={"type": "data", "array": [_bar(std) for std in points["std"]], "thickness": 1.5, "width": 4},
-        name=plain(name),
-        legendgroup=name,
-        showlegend=legend,
-        mode="lines+markers",
-        line={"color": color, "width": 2, "dash": DASHES[dash % len(DASHES)]},
-        marker={
-            "symbol": [f"{symbol}-open" if single else symbol for single in points["single_seed"]],
-            "size": 10,
-            "color": color,
-            "line": {"width": 2, "color": color},
-        },
-        hovertext=[hover_text(point) for _, point in points.iterrows()],
-        hoverinfo="text",
-    )
-
-
-def hover_text(point: pd.Series) -> str:
-    """Lines of a point's hover: what it is, its accuracy and seeds, its settings, its trials."""
-    count, seeds = point["n"], ", ".join(str(seed) for seed in point["seeds"])
-    if not seeds:
-        spread = "seeds not stated"
-    elif count == 1:
-        spread = f"one seed ({seeds}), so no spread is known"
-    else:
-        spread = f"mean ± standard deviation of n = {count}, seeds {seeds}"
-    fraction = point.get("label_fraction")
-    labels = f", {percent(fraction)} of the labels" if pd.notna(fraction) else ""
-    lines = [
-        f"<b>{plain(point['architecture'])}, {STAGES[point['stage']]}{labels}</b>",
-        f"top-1 {accuracy(point['mean'], point['std'])}: {spread}",
-        *([_settings(point)] if _settings(point) else []),
-        *([f"best of {point['variants']} settings tried"] if point["variants"] > 1 else []),
-        *_some_ids(point["ids"]),
-    ]
-    return "<br>".join(lines)
-
-
-def _settings(point: pd.Series) -> str:
-    words = {
-        "head_depth": "head depth",
-        "head_layer": "head layer",
-        "temperature": "temperature",
-        "distillation_weight": "distillation weight",
-        "teacher_architecture": "teacher",
-    }
-    known = [(word, point[key]) for key, word in words.items() if key in point and pd.notna(point[key])]
-    return ", ".join(f"{word} {plain(value)}" for word, value in known)
-
-
-def _some_ids(ids: Sequence[str]) -> list[str]:
-    more = [f"and {len(ids) - SHOWN_IDS} more"] if len(ids) > SHOWN_IDS else []
-    return [plain(trial_id) for trial_id in ids[:SHOWN_IDS]] + more
-
-
-def _bar(std: float) -> float | None:
-    return None if math.isnan(std) else 100 * std

@@ -20,7 +20,7 @@ def pretraining_curves(history: pd.DataFrame) -> go.Figure:
     At most `CURVES` trials, the smallest models first, and about `STEPS` evenly spaced steps of each are drawn.
     """
     if "contrastive_loss" not in history or history["contrastive_loss"].notna().sum() == 0:
-        return empty_figure(TITLE, "It needs the stage pretrain with a logged history.")
+        return empty_figure(TITLE, "It needs the stage pretrain with a logged history.", "digits")
     history = history[history["contrastive_loss"].notna()].sort_values(
         ["parameters", "architecture", "seed", "id", "step"]
     )
@@ -42,6 +42,7 @@ def pretraining_curves(history: pd.DataFrame) -> go.Figure:
             showlegend=model not in named,
             opacity=0.85,
             line={"color": COLORS[style % len(COLORS)], "dash": DASHES[style % len(DASHES)], "width": 2},
+            customdata=[[model, None, "pretrain"]] * len(thinned),
             hovertemplate=f"<b>{plain(model)}</b>, seed {seed}<br>step %{{x}}: loss %{{y:.3f}}<br>"
             f"{plain(trial_id)}<extra></extra>",
         )

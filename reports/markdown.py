@@ -1,0 +1,81 @@
+"""A summary of the report in Markdown, for a pull request or an issue."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from reports.answer import answer
+from reports.findings import VERDICTS, effect, tally
+from reports.layouts import table_rows
+from reports.results import Group, Results
+
+LISTED = 20  # failures and gaps named; the page has all of them
+
+
+def as_markdown(results: Results) -> str:
+    """Title, question, answer, claims, accuracies in the layout of the paper's Table 1, gaps, provenance.
+
+    Whatever names and messages hold is text: it starts no heading, image or HTML.
+    """
+    study = results.study
+    parts = [f"# {_text(study.name)}", _text(study.question), _state(results)]
+    for group in results.groups:
+        title = _text(group.title)
+        parts += [f"## Answer{title}", "\n".join(f"- {_text(sentence)}" for sentence in answer(group.trials))]
+        parts += [f"## Claims{title}", tally(group.claims), _claims(group)]
+        layout = table_rows("1", group.trials, group.trials.iloc[:0])
+        parts += [f"## {layout.title}{title}", _table(layout.head, layout.rows) if layout.rows else layout.need]
+    parts += ["## Failed and missing", _gaps(results), "## Provenance", _provenance(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _state(results: Results) -> str:
+    planned = f" of {len(results.study.planned):,} planned" if results.study.planned else ""
+    counts = f"{len(results.failed):,} failed, {len(results.missing):,} missing"
+    return f"{len(results.done):,}{planned} trials finished, {counts}, {len(results.problems):,} unreadable."
+
+
+def _claims(group: Group) -> str:
+    """A table of the claims that these trials say something about, and the names of the others."""
+    rows = [
+        [f"{VERDICTS[claim.verdict][0]} {claim.verdict}", claim.statement, effect(claim), claim.basis, claim.need]
+        for claim in group.claims
+        if claim.ids
+    ]
+    untried = [claim.statement for claim in group.claims if not claim.ids]
+    told = _table(["verdict", "statement", "effect [95 % interval]", "basis", "needs"], rows) if rows else ""
+    rest = _text(f"Nothing here to try these on: {'; '.join(untried)}.") if untried else ""
+    return "\n\n".join(part for part in (told, rest) if part)
+
+
+def _gaps(results: Results) -> str:
+    lines = [f"{failure.id} failed: {failure.error_type}: {failure.message}" for failure in results.failed]
+    lines += [f"{problem.path} left out: {problem.reason}" for problem in results.problems]
+    lines += [f"{id} has no result" for id in results.missing]
+    more = [f"- and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    listed = [f"- {_text(line)}" for line in lines[:LISTED]]
+    return "\n".join([*listed, *more]) or "Nothing failed, nothing is missing."
+
+
+def _provenance(results: Results) -> str:
+    environments = [record.environment for record in results.records if record.environment]
+    commits = Counter(one.commit[:12] + ("+changes" if one.dirty else "") for one in environments)
+    data = {f"{record.spec.data.name} {record.data.fingerprint[:12]}" for record in results.records}
+    protocols = {str(record.spec.protocol) for record in results.records}
+    return _text(
+        f"{len(results.records):,} records; data {', '.join(sorted(data)) or 'none'}; "
+        f"protocol {', '.join(sorted(protocols)) or 'none'}; commits {', '.join(sorted(commits)) or 'not stated'}."
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [[_text(cell).replace("|", "\\|") or " " for cell in row] for row in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(text: str) -> str:
+    """Text on one line, with what Markdown or HTML would read as markup escaped."""
+    return re.sub(r"([\\`*_\[\]<>#&!])", r"\\\1", " ".join(text.split()))

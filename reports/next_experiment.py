@@ -1,0 +1,169 @@
+"""The next experiment: which unfinished trial narrows an interval most for each device-hour that it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.intervals import NORMAL
+from reports.tables import best_variants, summary
+
+CELL = ("stage", "architecture", "label_fraction", "head_layer", "temperature")
+IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anything in [0, 1]
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial of the plan without a record; what it is called is as in the columns of `tables.trials`."""
+
+    id: str
+    stage: str
+    architecture: str
+    label_fraction: float | None
+    head_layer: int | None
+    temperature: float | None
+    seed: int
+    parent: str | None
+    train_flops: float
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One unfinished trial: `half_width` of its cell's 95 % interval now and `after` it, in points of top-1.
+
+    `device_hours` are those of the trial and of the unfinished parents in `also_needed`, NaN where no finished trial
+    tells the speed; `per_hour` is what the interval narrows for each. `seeds` are the finished ones of the cell.
+    """
+
+    id: str
+    half_width: float
+    after: float
+    seeds: int
+    also_needed: tuple[str, ...]
+    device_hours: float
+    per_hour: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of a stage: over seeds, pooled over its cells (or over all; NaN where none has two seeds),
+    and between its cells, which is what is known of one without any result."""
+
+    seeds: float
+    cells: float
+
+
+def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> list[Suggestion]:
+    """Suggestions, the best first, one for each cell of the grid (stage, architecture, label fraction, head layer,
+    temperature) that has an unfinished trial; pretrainings only count as what others need.
+
+    A cell of n seeds is known to 1.96 s / sqrt(n), s being its own standard deviation, or for fewer than two seeds
+    that of its stage, pooled over cells; an empty cell to the standard deviation between the cells of its stage. The
+    cost is predicted from the device-seconds per operation of the finished trials of an architecture, or of all.
+    Without any finished trial the order is by operations, and hours are NaN.
+    """
+    finished = set(trials["id"])
+    missing = {trial.id: trial for trial in planned if trial.id not in finished}
+    cells = best_variants(summary(trials[trials["stage"] != "pretrain"], CELL), CELL)
+    known = {_key(row): (int(row["n"]), float(row["std"])) for _, row in cells.iterrows()}
+    spreads = {stage: _spread(stage, cells) for stage in {trial.stage for trial in missing.values()}}
+    speeds = _seconds_per_flop(trials)
+    best: dict[tuple[object, ...], tuple[float, Suggestion]] = {}
+    for trial in missing.values():
+        if trial.stage == "pretrain":
+            continue
+        key = _key(vars(trial))
+        n, std = known.get(key, (0, math.nan))
+        rank, suggestion = _suggestion(trial, missing, n, std, spreads[trial.stage], speeds)
+        if key not in best or rank > best[key][0]:
+            best[key] = rank, suggestion
+    return [suggestion for _, suggestion in sorted(best.values(), key=lambda found: (-found[0], found[1].id))]
+
+
+def _key(row: Mapping[str, object] | pd.Series) -> tuple[object, ...]:
+    values: list[Any] = [row[name] for name in CELL]
+    return tuple(None if pd.isna(value) else value for value in values)
+
+
+def _suggestion(
+    trial: PlannedTrial,
+    missing: Mapping[str, PlannedTrial],
+    n: int,
+    std: float,
+    spread: Spread,
+    speeds: Mapping[str | None, float],
+) -> tuple[float, Suggestion]:
+    """The suggestion and its rank: what it narrows per device-hour or, where no speed is known, per operation."""
+    known = n > 1 or not math.isnan(spread.seeds)
+    one_seed = std if n > 1 else spread.seeds if known else spread.cells
+    now = one_seed / math.sqrt(n) if n else spread.cells
+    after = one_seed / math.sqrt(n + 1) if n else _both(now, one_seed)
+    needed = _unfinished_parents(trial, missing)
+    flops = {one.id: one.train_flops for one in (trial, *needed)}
+    seconds = [_speed(one, speeds) * one.train_flops for one in (trial, *needed)]
+    hours = sum(seconds) / 3600
+    half, narrower = (100 * NORMAL * value for value in (now, after))
+    gain = half - narrower
+    per_hour = gain / hours if hours > 0 else math.nan
+    rank = per_hour if not math.isnan(per_hour) else gain / max(sum(flops.values()), 1.0)
+    reason = _reason(trial, n, half, narrower, hours, len(needed), known)
+    ids = tuple(one.id for one in needed)
+    return rank, Suggestion(trial.id, half, narrower, n, ids, hours, per_hour, reason)
+
+
+def _both(prior: float, seed: float) -> float:
+    """Standard deviation of what a first seed and what was known before say together."""
+    return prior * seed / math.hypot(prior, seed) if prior or seed else 0.0
+
+
+def _spread(stage: str, cells: pd.DataFrame) -> Spread:
+    of_stage = cells[cells["stage"] == stage]
+    between = float(of_stage["mean"].std()) if len(of_stage) > 1 else IGNORANCE
+    for table in (of_stage, cells):
+        several = table[table["n"] > 1]
+        if len(several):
+            freedom = several["n"] - 1
+            return Spread(math.sqrt(float((freedom * several["std"] ** 2).sum() / freedom.sum())), between)
+    return Spread(math.nan, between)
+
+
+def _unfinished_parents(trial: PlannedTrial, missing: Mapping[str, PlannedTrial]) -> list[PlannedTrial]:
+    found: list[PlannedTrial] = []
+    while (parent := missing.get(trial.parent or "")) is not None and parent not in found:
+        found.append(parent)
+        trial = parent
+    return found
+
+
+def _seconds_per_flop(trials: pd.DataFrame) -> dict[str | None, float]:
+    """Device-seconds per operation of finished trials, by architecture, and of all of them under None."""
+    timed = trials[trials["device_seconds"].notna() & (trials["train_flops"] > 0)]
+    sums = timed.groupby("architecture")[["device_seconds", "train_flops"]].sum()
+    speeds: dict[str | None, float] = {
+        str(name): float(speed) for name, speed in (sums["device_seconds"] / sums["train_flops"]).items()
+    }
+    if len(timed):
+        speeds[None] = float(timed["device_seconds"].sum() / timed["train_flops"].sum())
+    return speeds
+
+
+def _speed(trial: PlannedTrial, speeds: Mapping[str | None, float]) -> float:
+    return speeds.get(trial.architecture, speeds.get(None, math.nan))
+
+
+def _reason(
+    trial: PlannedTrial, n: int, half: float, after: float, hours: float, parents: int, spread_known: bool
+) -> str:
+    if n == 0:
+        start = f"nothing is known of this cell: {half:.1f} points either way, {after:.1f} with a first seed"
+    else:
+        start = f"{n} seed{'s' if n > 1 else ''}: the interval is ± {half:.1f} points, ± {after:.1f} with one more"
+    guess = "" if spread_known else " (guessed: no result has two seeds yet)"
+    also = f", {parents} unfinished parent{'s' if parents > 1 else ''} included" if parents else ""
+    cost = "at a cost that no finished trial tells yet" if math.isnan(hours) else f"for {hours:.2g} device-hours"
+    return f"{start}{guess}, {cost}{also}"

@@ -1,0 +1,117 @@
+"""Everything that a report arranges: the study, its records in comparable groups, failures, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+
+from reports.claims import Claim, claims
+from reports.efficiency import label_efficiency
+from reports.fits import Fit, Refusal, fits
+from reports.next_experiment import PlannedTrial, Suggestion, next_experiments
+from reports.pareto import candidates, fronts
+from reports.prices import Money, Prices, money, read_prices, worker_cores
+from reports.records import Failure, Problem, Record
+from reports.tables import group_by_data, trials
+
+
+@dataclass(frozen=True)
+class StudyInfo:
+    """What the report is about: the study's name, its question, and its planned trials by id."""
+
+    name: str
+    question: str
+    planned: Mapping[str, PlannedTrial] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Comparable records and their table; `suffix` and `title` keep several groups in one report apart."""
+
+    records: Sequence[Record]
+    trials: pd.DataFrame
+    suffix: str
+    title: str
+    prices: Prices
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        return claims(self.trials)
+
+    @cached_property
+    def fits(self) -> list[Fit | Refusal]:
+        return fits(self.trials)
+
+    @cached_property
+    def efficiency(self) -> pd.DataFrame:
+        return label_efficiency(self.trials)
+
+    @cached_property
+    def money(self) -> Money:
+        return money(self.trials, self.prices, worker_cores(self.records))
+
+    @cached_property
+    def fronts(self) -> pd.DataFrame:
+        """`pareto.fronts` of all candidates, of which those behind are left out but for each model's best by stage:
+        thousands of worse settings would be a cloud."""
+        found = fronts(candidates(self.trials, self.money))
+        best = found.groupby(["cost", "label_fraction", "stage", "architecture"])["mean"].transform("max")
+        return found[found["on_front"] | (found["mean"] == best)]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What storage holds of a study; `problems` are files that were left out, `prices` what device-hours cost."""
+
+    study: StudyInfo
+    records: Sequence[Record]
+    failures: Sequence[Failure] = ()
+    problems: Sequence[Problem] = ()
+    prices: Prices = field(default_factory=read_prices)
+
+    @cached_property
+    def done(self) -> frozenset[str]:
+        return frozenset(record.id for record in self.records)
+
+    @cached_property
+    def failed(self) -> list[Failure]:
+        """Failures of trials that have not succeeded since."""
+        return [failure for failure in self.failures if failure.id not in self.done]
+
+    @cached_property
+    def missing(self) -> dict[str, PlannedTrial]:
+        """Planned trials that have neither a record nor a failure."""
+        known = self.done | {failure.id for failure in self.failed}
+        return {id: trial for id, trial in self.study.planned.items() if id not in known}
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Records that may stand in one table, the largest group first; one empty group when there are none."""
+        groups: list[list[Record]] = group_by_data(self.records) or [[]]
+        titles = _titles(groups) if len(groups) > 1 else [""]
+        return [
+            Group(records, trials(records), f"-{i + 1}" if titles[i] else "", titles[i], self.prices)
+            for i, records in enumerate(groups)
+        ]
+
+    @cached_property
+    def suggestions(self) -> list[Suggestion]:
+        """What to run next, the best first, judged by the largest group of records."""
+        return next_experiments(self.groups[0].trials, self.study.planned.values())
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """`tables.trials` of all records; only rows of the same `group` (1, 2, ...) may be compared."""
+        return pd.concat([one.trials.assign(group=i + 1) for i, one in enumerate(self.groups)], ignore_index=True)
+
+
+def _titles(groups: Iterable[Sequence[Record]]) -> list[str]:
+    return [f" ({_data_title(records[0])})" for records in groups]
+
+
+def _data_title(record: Record) -> str:
+    data = record.spec.data
+    return f"{data.name}, {data.image_size} px, protocol {record.spec.protocol}, data {record.data.fingerprint[:8]}"

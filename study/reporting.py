@@ -1,0 +1,130 @@
+"""What a study tells its report, and the report that a launch refreshes while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from reports.build import parse_formats, write_file, write_report
+from reports.export import ImageError
+from reports.next_experiment import PlannedTrial
+from reports.page import build_page
+from reports.results import Results, StudyInfo
+from reports.serve import LivePage, make_server, serve, url
+from reports.storage import Storage
+from study.cluster import ROOT
+from study.plan import Plan
+
+REFRESH_SECONDS = 30.0
+NICENESS = 10  # trainings come first
+
+
+def study_info(plan: Plan) -> StudyInfo:
+    """Name, question and planned trials; a student has its teacher's label fraction and head layer unless it names
+    its own."""
+    planned: dict[str, PlannedTrial] = {}
+    for id, trial in plan.trials.items():  # parents first
+        spec, parent = trial.spec, planned.get(trial.spec.parent or "")
+        known: dict[str, Any] = {}
+        for name in ("label_fraction", "head_layer", "temperature"):
+            own = getattr(spec.settings, name, None)
+            inherited = None if parent is None or name == "temperature" else getattr(parent, name)
+            known[name] = inherited if own is None else own
+        planned[id] = PlannedTrial(
+            id=id,
+            stage=spec.stage,
+            architecture=spec.architecture,
+            seed=spec.seed,
+            parent=spec.parent,
+            train_flops=trial.train_flops,
+            **known,
+        )
+    return StudyInfo(plan.study.name, plan.study.question, planned)
+
+
+class Refresher:
+    """Rewrites a study's report in a process of its own, of low priority: a launch neither waits for it nor fails."""
+
+    def __init__(self, plan: Plan, storage: Storage, task: IO[bytes]) -> None:
+        """`task` is an empty file; a pipe would block until the other process has started to read."""
+        task.write(json.dumps({"storage": storage.root, "study": asdict(study_info(plan))}).encode())
+        self.task = task
+        self.process: subprocess.Popen[bytes] | None = None
+        self.shown = len(plan.finished)
+
+    def refresh(self, ended: int) -> None:
+        """Start a new report, unless no trial has ended since the last one, or that one is not written yet."""
+        if ended == self.shown or (self.process is not None and self.process.poll() is None):
+            return
+        try:
+            self.task.seek(0)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "reports.refresh"],
+                cwd=ROOT,
+                stdin=self.task,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for the launch, which then ends this process
+            )
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
+        except OSError:  # no memory for a process, say: the report is written at the end in any case
+            return
+        self.shown = ended
+
+    def stop(self) -> None:
+        """End a report that is being written, so that the last one is not overwritten by an older one."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def refreshing(plan: Plan, storage: Storage) -> Iterator[Refresher]:
+    with tempfile.TemporaryFile() as task:
+        refresher = Refresher(plan, storage, task)
+        try:
+            yield refresher
+        finally:
+            refresher.stop()
+
+
+def write_reports(storage: Storage, results: Results, output: str | None, formats: str | None) -> int:
+    """Write a report and print the paths; 1 where images were asked for and cannot be drawn, everything else is then
+    there.
+
+    `output` alone names one file, and its ending chooses the format; beside `formats` its ending does not count.
+    """
+    if output is not None and formats is None:
+        print(write_file(results, output))
+        return 0
+    stem = None if output is None else output.removesuffix(PurePosixPath(output).suffix)
+    for kind in parse_formats(formats or "html"):
+        try:
+            for path in write_report(storage, results, kind, stem):
+                print(path)
+        except ImageError as error:  # images come last, and what one format lacks the next one lacks too
+            print(f"error: {error}; everything but images is written", file=sys.stderr)
+            return 1
+    return 0
+
+
+def serve_report(state: Callable[[], Hashable], results: Callable[[], Results], port: int) -> int:
+    """Serve a report on the loopback address until Ctrl-C, its page built again when `state` has changed."""
+    server = make_server(LivePage(state, lambda: build_page(results())), port)
+    print(f"serving {url(server)} until Ctrl-C", flush=True)
+    serve(server)
+    return 0

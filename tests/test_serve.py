@@ -1,0 +1,110 @@
+"""The live report: this machine only, this page only, built again when there is something new."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from reports.serve import LivePage, make_server, serve, url
+
+
+@contextmanager
+def served(page: LivePage) -> Iterator[int]:
+    """Port of a server of this page, which is shut down at the end of the block."""
+    server = make_server(page)
+    thread = threading.Thread(target=serve, args=(server,))
+    thread.start()
+    try:
+        assert url(server) == f"http://127.0.0.1:{server.server_port}/"
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def ask(port: int, path: str = "/", method: str = "GET", host: str | None = None) -> tuple[int, dict[str, str], str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    headers = {} if host is None else {"Host": host}
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    content = answer.read().decode()
+    connection.close()
+    return answer.status, dict(answer.getheaders()), content
+
+
+def fixed(text: str = "<p>é</p>") -> LivePage:
+    return LivePage(lambda: 0, lambda: text)
+
+
+def test_page_is_served_whole_and_never_kept() -> None:
+    with served(fixed()) as port:
+        status, headers, content = ask(port, "/?again")
+        assert (status, content) == (200, "<p>é</p>")
+        assert headers["Content-Type"] == "text/html; charset=utf-8" and headers["Cache-Control"] == "no-store"
+        status, headers, content = ask(port, method="HEAD")
+        assert (status, content, headers["Content-Length"]) == (200, "", str(len("<p>é</p>".encode())))
+
+
+@pytest.mark.parametrize("path", ["/records", "/..", "/index.html", "/../../etc/passwd", "*"])
+def test_nothing_else_is_there(path: str) -> None:
+    with served(fixed()) as port:
+        assert ask(port, path)[0] == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
+def test_nothing_can_be_changed(method: str) -> None:
+    with served(fixed()) as port:
+        assert ask(port, method=method)[0] == 501
+
+
+def test_only_names_of_this_machine_are_answered() -> None:
+    with served(fixed("secret")) as port:
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LocalHost:{port}"):
+            assert ask(port, host=host)[0] == 200
+        for host in ("", "evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", "localhost:1"):
+            status, _, content = ask(port, host=host)
+            assert status == 403 and "secret" not in content
+
+
+def test_page_is_built_again_only_when_there_is_something_new() -> None:
+    results, built = ["a"], []
+
+    def build() -> str:
+        built.append(len(results))
+        return f"{len(results)} records"
+
+    with served(LivePage(lambda: len(results), build)) as port:
+        assert ask(port)[2] == ask(port)[2] == "1 records"
+        results.append("b")
+        assert ask(port)[2] == "2 records"
+    assert built == [1, 2]
+
+
+def test_storage_that_fails_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = iter(["no such bucket", ""])
+
+    def build() -> str:
+        if reason := next(answers):
+            raise OSError(reason)
+        return "back again"
+
+    with served(LivePage(lambda: 0, build)) as port:
+        status, _, content = ask(port)
+        assert status == 503 and "no such bucket" not in content
+        assert ask(port)[::2] == (200, "back again")
+    assert "no such bucket" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", [-1, 70_000])
+def test_port_that_cannot_be_had(port: int) -> None:
+    with pytest.raises(ValueError, match="choose another with --port"):
+        make_server(fixed(), port)
+
+
+def test_port_that_is_taken() -> None:
+    with served(fixed()) as port, pytest.raises(ValueError, match=f"cannot serve on port {port}"):
+        make_server(fixed(), port)
