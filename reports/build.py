@@ -47,8 +47,10 @@ def read_results(storage: Storage, study: StudyInfo) -> Results:
 
 
 def state_of(storage: Storage, study: StudyInfo) -> Hashable:
-    """What `read_results` depends on, from names of files alone: another value means that there is something new."""
-    return frozenset(record_ids(storage) & study.planned.keys()), len(read_failures(storage, study.planned)[0])
+    """What `read_results` depends on: another value means that there is something new. A record never changes."""
+    finished = record_ids(storage) & study.planned.keys()
+    failures, _ = read_failures(storage, study.planned.keys() - finished)
+    return frozenset(finished), frozenset((failure.id, failure.failed_at) for failure in failures)
 
 
 @cache

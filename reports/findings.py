@@ -125,17 +125,21 @@ def next_table(found: Sequence[Suggestion], unfinished: bool) -> str:
         "Of the trials that are planned and not finished, those that narrow a 95\u00a0% interval of top-1 most for "
         "each device-hour, unfinished parents included. One a cell of the grid."
     )
-    head = ["trial", "narrows by points", "device hours", "points an hour", "why"]
+    head = ["trial", "narrows by points", "device time", "why"]
     rows = [
-        [one.id, f"{one.half_width - one.after:.2f}", _known(one.device_hours), _known(one.per_hour), one.reason]
+        [one.id, f"{one.half_width - one.after:.2f}", _duration(one.device_hours), one.reason]
         for one in found[:SUGGESTED]
     ]
     caption = f"The best {len(rows)} of {len(found)} cells with an unfinished trial"
-    return f'{paragraph(about, "note")}<div class="prose">{table(head, rows, caption, numbers=(1, 2, 3))}</div>'
+    return f'{paragraph(about, "note")}<div class="prose">{table(head, rows, caption, numbers=(1, 2))}</div>'
 
 
-def _known(value: float) -> str:
-    return "unknown" if math.isnan(value) else f"{value:.3g}"
+def _duration(hours: float) -> str:
+    if math.isnan(hours):
+        return "unknown"
+    size, unit = (1.0, "h") if hours >= 1 else (60, "min") if hours >= 1 / 60 else (3600, "s")
+    amount = hours * size
+    return f"{amount:,.0f} {unit}" if amount >= 10 else f"{amount:.2g} {unit}"
 
 
 def factor(value: float, bound: str) -> str:

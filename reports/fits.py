@@ -170,11 +170,12 @@ def _estimate(subject: Subject, method: Method, points: pd.DataFrame, cells: lis
     """
     law = subject.law
     x, y = np.log(points["parameters"].to_numpy(np.float64)), np.log(1 - points["mean"].to_numpy(np.float64))
-    theta, draws = _bootstrap(x, y, law, method)
+    theta, delta = _solution(x, y, law, method)
+    draws = _bootstrap(x, y, theta, delta, law, method)
     freedom = len(x) - len(theta)
     residuals = y - log_error(theta, x)
     floor = math.exp(theta[2]) if len(theta) == 3 else 0.0
-    seeds = _over_seeds(x, y, cells, law, method)
+    seeds = _over_seeds(x, y, cells, theta, delta, law, method)
     floors = expanded_interval(floor, np.exp(draws[:, 2]), freedom) if len(theta) == 3 else (0.0, 0.0)
     low, high = expanded_interval(theta[1], draws[:, 1], freedom)
     return Fit(
@@ -217,11 +218,10 @@ def _solution(x: Array, y: Array, law: Law, method: Method) -> tuple[Array, floa
     return _solve(x, y[None], law, method, delta)[0], delta
 
 
-def _bootstrap(x: Array, y: Array, law: Law, method: Method) -> tuple[Array, Array]:
-    """Parameters of the law (p,), and those of resamples (m, p)."""
-    theta, delta = _solution(x, y, law, method)
+def _bootstrap(x: Array, y: Array, theta: Array, delta: float, law: Law, method: Method) -> Array:
+    """Parameters of the law of resamples (m, p) about its solution `theta`."""
     noise = np.random.default_rng(0).choice(_spread(x, y, theta), size=(_count(method), len(x)))
-    return theta, _solve(x, log_error(theta, x) + noise, law, method, delta, theta)
+    return _solve(x, log_error(theta, x) + noise, law, method, delta, theta)
 
 
 def _count(method: Method) -> int:
@@ -234,7 +234,9 @@ def _spread(x: Array, y: Array, theta: Array) -> Array:
     return spread - spread.mean()  # type: ignore[no-any-return]
 
 
-def _over_seeds(x: Array, y: Array, cells: list[Array], law: Law, method: Method) -> tuple[float, float]:
+def _over_seeds(
+    x: Array, y: Array, cells: list[Array], theta: Array, delta: float, law: Law, method: Method
+) -> tuple[float, float]:
     """Interval of the exponent over seeds alone; NaN where no size has two. Log errors move as far as means do, times
     the slope of the logarithm: a resampled mean may have no error at all."""
     freedom = seed_freedom(cells)
@@ -242,7 +244,6 @@ def _over_seeds(x: Array, y: Array, cells: list[Array], law: Law, method: Method
         return math.nan, math.nan
     means = np.array([values.mean() for values in cells])
     moved = (resampled_means(cells, np.random.default_rng(1), _count(method)) - means) / (1 - means)
-    theta, delta = _solution(x, y, law, method)
     draws = _solve(x, y - moved, law, method, delta, theta)
     return expanded_interval(theta[1], draws[:, 1], freedom)
 
@@ -252,7 +253,8 @@ def _held_out(points: pd.DataFrame, x: Array, y: Array, law: Law, method: Method
     if points["parameters"].nunique() <= SIZES_NEEDED[law]:
         return None
     biggest, rest = points.iloc[-1], slice(0, len(x) - 1)
-    theta, draws = _bootstrap(x[rest], y[rest], law, method)
+    theta, delta = _solution(x[rest], y[rest], law, method)
+    draws = _bootstrap(x[rest], y[rest], theta, delta, law, method)
     predicted = float(log_error(theta, x[-1:])[0])
     noise = np.random.default_rng(2).choice(_spread(x[rest], y[rest], theta), size=len(draws))
     low, high = expanded_interval(predicted, log_error(draws, x[-1:])[:, 0] + noise, len(x) - 1 - len(theta))

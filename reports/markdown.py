@@ -34,7 +34,7 @@ def as_markdown(results: Results) -> str:
 def _state(results: Results) -> str:
     planned = f" of {len(results.study.planned):,} planned" if results.study.planned else ""
     counts = f"{len(results.failed):,} failed, {len(results.missing):,} missing"
-    return f"{len(results.done):,}{planned} trials finished, {counts}, {len(results.problems):,} unreadable."
+    return f"{results.finished:,}{planned} trials finished, {counts}, {len(results.problems):,} unreadable."
 
 
 def _claims(group: Group) -> str:

@@ -31,7 +31,7 @@ def build_page(results: Results) -> str:
 
     Records that may not stand in one table (other protocol or data) get their own answer and figures. Without any
     record the page says what would fill it. The page is a pure function of its argument and loads nothing; while
-    trials are missing it loads itself again every `RELOAD_SECONDS`, until its reader says no.
+    the study is unfinished it loads itself again every `RELOAD_SECONDS`, until its reader says no.
     """
     parts = [part for group in results.groups for part in _group_sections(group)]
     gaps = sections.failures_and_gaps(results)
@@ -46,7 +46,7 @@ def build_page(results: Results) -> str:
         ),
     ]
     named = [*parts, *tail]
-    nav = "".join(f'<a href="#{escape(name)}">{escape(title)}</a>' for name, title, _ in named)
+    nav = "".join(f'<a href="#{escape(name)}">{escape(title.partition(" (")[0])}</a>' for name, title, _ in named)
     body = "".join(section(name, title, content) for name, title, content in named)
     return _document(results.study.name, f"{_header(results, nav)}{_filters()}{body}")
 
@@ -97,10 +97,8 @@ def _header(results: Results, nav: str) -> str:
 
 
 def _state(results: Results) -> str:
-    planned, finished = len(results.study.planned), len(results.done)
-    items = [
-        (f"{finished:,} of {planned:,} planned trials finished" if planned else f"{finished:,} trials finished", "")
-    ]
+    planned = f" of {len(results.study.planned):,} planned" if results.study.planned else ""
+    items = [(f"{results.finished:,}{planned} trials finished", "")]
     items += [(f"{len(results.failed):,} failed", "warn")] if results.failed else []
     items += [(f"{len(results.missing):,} missing", "warn")] if results.missing else []
     items += [(f"{len(results.problems):,} left out as unreadable", "warn")] if results.problems else []
@@ -112,7 +110,7 @@ def _state(results: Results) -> str:
     reload = (
         f'<li class="screen"><label><input type="checkbox" id="reload" data-seconds="{RELOAD_SECONDS}" checked> '
         f"reload every {RELOAD_SECONDS} s</label></li>"
-        if results.missing
+        if results.unfinished
         else ""
     )
     listed = "".join(f'<li class="{kind}">{escape(text)}</li>' for text, kind in items)

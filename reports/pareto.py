@@ -45,8 +45,10 @@ def candidates(trials: pd.DataFrame, money: Money | None = None) -> pd.DataFrame
         device_hours=trials.set_index("id")["total_device_seconds"] / 3600,
         money=np.nan if money is None else money.trials.set_index("id")["total_money"],
     )
-    means = [costs.loc[ids].mean(skipna=False) for ids in table["ids"]]
-    return pd.concat([table, pd.DataFrame(means, columns=costs.columns).reset_index(drop=True)], axis=1)
+    members = table["ids"].explode()
+    each = costs.loc[members].groupby(members.index)
+    means = each.mean().where(each.count().eq(each.size(), axis=0))  # unknown where one seed's is
+    return pd.concat([table, means.reset_index(drop=True)], axis=1)
 
 
 def fronts(table: pd.DataFrame) -> pd.DataFrame:

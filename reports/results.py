@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -77,6 +77,11 @@ class Results:
         return frozenset(record.id for record in self.records)
 
     @cached_property
+    def finished(self) -> int:
+        """Number of planned trials that have a record, or of all records where nothing is planned."""
+        return len(self.done & self.study.planned.keys()) if self.study.planned else len(self.done)
+
+    @cached_property
     def failed(self) -> list[Failure]:
         """Failures of trials that have not succeeded since."""
         return [failure for failure in self.failures if failure.id not in self.done]
@@ -88,13 +93,26 @@ class Results:
         return {id: trial for id, trial in self.study.planned.items() if id not in known}
 
     @cached_property
+    def unfinished(self) -> bool:
+        """Whether a trial is missing that does not wait for a failed one: a launch would go on with it."""
+        failed = {failure.id for failure in self.failed}
+
+        def waits(id: str | None) -> bool:
+            while id is not None and id in self.study.planned and id not in failed:
+                id = self.study.planned[id].parent
+            return id in failed
+
+        return any(not waits(id) for id in self.missing)
+
+    @cached_property
     def groups(self) -> list[Group]:
         """Records that may stand in one table, the largest group first; one empty group when there are none."""
         groups: list[list[Record]] = group_by_data(self.records) or [[]]
-        titles = _titles(groups) if len(groups) > 1 else [""]
+        if len(groups) == 1:
+            return [Group(groups[0], trials(groups[0]), "", "", self.prices)]
         return [
-            Group(records, trials(records), f"-{i + 1}" if titles[i] else "", titles[i], self.prices)
-            for i, records in enumerate(groups)
+            Group(records, trials(records), f"-{number}", f" {number} ({_data_title(records[0])})", self.prices)
+            for number, records in enumerate(groups, 1)
         ]
 
     @cached_property
@@ -106,10 +124,6 @@ class Results:
     def table(self) -> pd.DataFrame:
         """`tables.trials` of all records; only rows of the same `group` (1, 2, ...) may be compared."""
         return pd.concat([one.trials.assign(group=i + 1) for i, one in enumerate(self.groups)], ignore_index=True)
-
-
-def _titles(groups: Iterable[Sequence[Record]]) -> list[str]:
-    return [f" ({_data_title(records[0])})" for records in groups]
 
 
 def _data_title(record: Record) -> str:

@@ -25,7 +25,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
         "grid": {"architecture": ["r10w0.0625"], "label_fraction": [0.1], "head_layer": [1], "temperature": [0.1]},
         "stages": {
             "pretrain": {
-                "augmentation": {"flip": False},
+                "augmentation": {"flip": False, "color_strength": 0.0, "blur": False},
                 "optimization": {"learning_rate": 0.3, "global_batch_size": 100, "epochs": 2},
             },
             "linear": {"optimization": {**sgd, "global_batch_size": 20, "epochs": 2}},

@@ -232,8 +232,14 @@ def test_page_without_records_says_what_is_missing() -> None:
     assert "0 of 1 planned trials finished" in page.text
 
 
-def test_page_loads_itself_again_only_while_trials_are_missing(page: Page) -> None:
+def test_page_loads_itself_again_only_while_the_study_is_unfinished(page: Page) -> None:
     assert "reload" in page.ids() and "reload" not in Page(built("paper")).ids()
+    trials = {"a": planned("a", "pretrain"), "b": planned("b", parent="a"), "c": planned("c", "distill", parent="b")}
+    study = StudyInfo("s", "?", trials)
+    assert Results(study, []).unfinished
+    assert not Results(study, [], [failure("a")]).unfinished  # the others wait for what failed
+    assert Results(StudyInfo("s", "?", trials | {"d": planned("d")}), [], [failure("a")]).unfinished
+    assert not Results(StudyInfo("s", "?"), []).unfinished
 
 
 def test_data_that_cannot_be_compared_is_kept_apart() -> None:

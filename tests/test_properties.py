@@ -19,7 +19,7 @@ from torch import Tensor
 from datasets.stream import draw, eval_batches
 from datasets.windows import Share
 from digit_shards import TRAIN
-from studies import tiny_study
+from studies import tiny, tiny_study
 from study.grid import expand
 from study.trial import TrialSpec, canonical_json, parse_trial
 from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
@@ -50,7 +50,9 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_zero(optimization: Optimiz
     assert rates[warmup] == pytest.approx(peak_learning_rate(optimization), rel=1e-12)
 
 
-TRIALS: dict[Stage, TrialSpec] = {spec.stage: spec for spec in expand(tiny_study()).specs.values()}
+MEMORY = {"size": 20, "decay": 0.5}  # without it, its choices have no effect and are refused
+STUDY = tiny_study(stages={**tiny()["stages"], "pretrain": {**tiny()["stages"]["pretrain"], "memory": MEMORY}})
+TRIALS: dict[Stage, TrialSpec] = {spec.stage: spec for spec in expand(STUDY).specs.values()}
 
 
 def _other(value: Any, annotation: Any) -> Any:

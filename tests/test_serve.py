@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import http.client
+import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+import synthetic
+from reports.records import write_record
 from reports.serve import LivePage, make_server, serve, url
+from reports.storage import Storage
+from studies import tiny_study
+from study.plan import ExpectedImages, make_plan
+from study.reporting import Refresher, refreshing
 
 
 @contextmanager
@@ -108,3 +119,55 @@ def test_port_that_cannot_be_had(port: int) -> None:
 def test_port_that_is_taken() -> None:
     with served(fixed()) as port, pytest.raises(ValueError, match=f"cannot serve on port {port}"):
         make_server(fixed(), port)
+
+
+def wait(refresher: Refresher) -> None:
+    assert refresher.process is not None
+    assert refresher.process.wait(60) == 0
+
+
+def test_launch_refreshes_the_report_in_a_process_of_its_own(tmp_path: Path) -> None:
+    study = tiny_study()
+    plan = make_plan(study, ExpectedImages.of(study))
+    storage = Storage(str(tmp_path / "it's here"))
+    report = tmp_path / "it's here" / "reports" / "tiny.html"
+    ids = list(plan.trials)
+    with refreshing(plan, storage) as refresher:
+        refresher.refresh(0)
+        assert refresher.process is None  # nothing has ended
+        write_record(storage, synthetic.record(ids[0], "pretrain", "r10w0.0625"))
+        refresher.refresh(1)
+        first = refresher.process
+        refresher.refresh(2)
+        assert refresher.process is first  # one at a time
+        wait(refresher)
+        page = report.read_text(encoding="utf-8")
+        assert f"1 of {len(ids)} planned trials finished" in page and 'id="reload"' in page and ids[-1] in page
+        refresher.refresh(2)
+        last = refresher.process
+        assert last is not None and last is not first
+    assert last.poll() is not None  # a launch that ends leaves nothing behind
+    assert [path.name for path in report.parent.iterdir()] == ["tiny.html"]
+
+
+def test_command_serves_until_ctrl_c(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "study",
+        "report",
+        "study/presets/digits.yaml",
+        "--storage",
+        str(tmp_path),
+        "--serve",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"serving http://127\.0\.0\.1:(\d+)/ until Ctrl-C\n", line)
+        assert found, line
+        status, _, content = ask(int(found[1]))
+        assert status == 200 and "0 of 225 planned trials finished" in content
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
