@@ -27,7 +27,7 @@ LAWS: tuple[tuple[Law, Method], ...] = (
 )
 SIZES_NEEDED: dict[Law, int] = {"power law": 4, "power law with floor": 5}
 SMALLEST_RANGE = 2.0  # largest over smallest number of parameters, below which there is no slope to speak of
-SEARCHED_RESAMPLES = 300  # of fits without a closed form
+SEARCHED_RESAMPLES = 200  # of fits without a closed form
 
 
 @dataclass(frozen=True)
