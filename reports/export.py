@@ -77,5 +77,6 @@ async def _draw(figures: Mapping[str, go.Figure], kind: ImageFormat, seconds: fl
 
 
 def _on_white(figure: go.Figure, kind: ImageFormat) -> tuple[go.Figure, dict[str, Any]]:
-    figure = go.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    shown = [trace for trace in figure.data if trace.visible != "legendonly"]  # in an image nobody can switch it on
+    figure = go.Figure(shown, figure.layout).update_layout(paper_bgcolor="white", plot_bgcolor="white")
     return figure, {"format": kind, "width": 1000, "height": figure.layout.height, "scale": 2}

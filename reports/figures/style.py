@@ -93,14 +93,14 @@ def finish(
 ) -> go.Figure:
     """Give a figure its template, its title (wrapped for images, whole in `layout.meta` for the page) and its sizes in
     px: `height` with a legend of one row, above which further rows, of about `LEGEND_COLUMNS` entries, add theirs."""
-    wrapped = "<br>".join(plain(line) for line in textwrap.wrap(title, 76))
+    wrapped = "<br>".join(plain(line) for line in textwrap.wrap(title, 84))
     entries = sum(trace.showlegend is not False for trace in figure.data) if len(figure.data) > 1 else 0
     below = PANEL_TITLE if panel_titles else 6
     top = 42 + 22 * wrapped.count("<br>") + LEGEND_ROW * math.ceil(entries / LEGEND_COLUMNS) + below
     height += max(0, top - 64)
     figure.update_layout(
         template=LIGHT,
-        title={"text": wrapped, "y": 1, "yanchor": "top", "yref": "container", "pad": {"t": 14}},
+        title={"text": wrapped, "y": 1 - 14 / height, "yanchor": "top", "yref": "container"},
         margin={"t": top},
         legend={"y": 1 + below / (height - top - LIGHT.layout.margin.b)},
         height=height,
