@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from reports.tables import trials
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,19 @@ def parents(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("pretrain", shards, folder / "pretrain", folder)
     run("finetune", shards, folder / "finetune", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def table() -> pd.DataFrame:
+    """The tidy table of a study like the demo."""
+    from drawn import RECORDS
+
+    return trials(RECORDS)
+
+
+@pytest.fixture(scope="session")
+def ablations() -> pd.DataFrame:
+    """The tidy table of a study with every ablation."""
+    from drawn import ABLATIONS
+
+    return trials(ABLATIONS)

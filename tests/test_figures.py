@@ -38,16 +38,6 @@ from reports.records import Record
 from reports.tables import trials
 
 
-@pytest.fixture(scope="module")
-def table() -> pd.DataFrame:
-    return trials(RECORDS)
-
-
-@pytest.fixture(scope="module")
-def ablations() -> pd.DataFrame:
-    return trials(ABLATIONS)
-
-
 def test_every_figure_is_drawn_from_a_study() -> None:
     for entry, figure, other in zip(FIGURES, known("study")[1], known("ablations")[1], strict=True):
         drawn = [one for one in (figure, other) if "need" not in one.layout.meta]

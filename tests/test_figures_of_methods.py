@@ -9,7 +9,6 @@ import pytest
 
 import synthetic
 from drawn import (
-    ABLATIONS,
     NONE,
     RECORDS,
     in_panel,
@@ -26,16 +25,6 @@ from reports.figures.memory import memory_gain
 from reports.figures.stages import accuracy_by_stage, small_and_big
 from reports.figures.training import pretraining_curves
 from reports.tables import history, trials
-
-
-@pytest.fixture(scope="module")
-def table() -> pd.DataFrame:
-    return trials(RECORDS)
-
-
-@pytest.fixture(scope="module")
-def ablations() -> pd.DataFrame:
-    return trials(ABLATIONS)
 
 
 def test_smallest_and_biggest_with_few_labels() -> None:

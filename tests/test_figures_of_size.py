@@ -9,11 +9,9 @@ import pandas as pd
 import pytest
 
 from drawn import (
-    ABLATIONS,
     NONE,
     PAPERS,
     PLAIN,
-    RECORDS,
     SELECTIVE,
     in_panel,
     known,
@@ -33,17 +31,6 @@ from reports.figures.scaling import (
     supervised_and_finetuned,
 )
 from reports.fits import Fit
-from reports.tables import trials
-
-
-@pytest.fixture(scope="module")
-def table() -> pd.DataFrame:
-    return trials(RECORDS)
-
-
-@pytest.fixture(scope="module")
-def ablations() -> pd.DataFrame:
-    return trials(ABLATIONS)
 
 
 def test_title_states_what_the_data_says(table: pd.DataFrame) -> None:

@@ -19,21 +19,6 @@ from reports.tables import trials
 from synthetic import record
 
 SIZES = {"r18": 11_180_736, "r34": 21_288_896, "r50": 23_561_152, "r101": 42_605_504, "r152": 58_295_232}
-MILLIONS = {
-    "r50": 24,
-    "r50sk": 35,
-    "r50w2": 94,
-    "r50w2sk": 140,
-    "r101": 43,
-    "r101sk": 65,
-    "r101w2": 170,
-    "r101w2sk": 257,
-    "r152": 58,
-    "r152sk": 89,
-    "r152w2": 233,
-    "r152w2sk": 354,
-    "r152w3sk": 795,
-}
 
 
 def found(
