@@ -24,6 +24,7 @@ from reports.page import build_page
 from reports.records import Record
 from reports.results import StudyInfo
 from reports.storage import Storage
+from reports.tables import variant_of
 
 SIZES = {
     f"r{depth}{f'w{width}' if width > 1 else ''}{'sk' * kernels}": round(size * 1e6 * width**2 * (1 + 0.5 * kernels))
@@ -78,7 +79,7 @@ def drawn(page: Path) -> None:
 def write(folder: Path, count: int) -> dict[str, PlannedTrial]:
     """Write the first `count` records of the grid, as a launch would, and return their plan."""
     folder.mkdir()
-    planned = {}
+    planned: dict[str, PlannedTrial] = {}
     noise = random.Random(0)
     for record in itertools.islice(records(noise), count):
         spec = record["spec"]
@@ -93,6 +94,7 @@ def write(folder: Path, count: int) -> dict[str, PlannedTrial]:
             spec["seed"],
             spec["parent"],
             record["cost"]["train_flops"],
+            variant_of("run", spec, parent.variant if (parent := planned.get(spec["parent"])) else None),
         )
         text = Record.model_validate(record).model_dump_json(indent=1)
         (folder / f"{record['id']}.json").write_text(text, encoding="utf-8")

@@ -99,9 +99,16 @@ def _target(storage: Storage, study: str, stem: str | None) -> tuple[Storage, tu
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", study).strip(".-")
         return storage, ("reports",), safe or "study"
     folder, slash, name = stem.rpartition("/")
+    if not name:
+        raise ValueError(f"--output {stem!r} is a folder; write a name behind it, whose ending the formats add")
     return Storage(folder or slash or "."), (), name
 
 
 def _write(target: Storage, content: bytes, *parts: str) -> str:
-    target.write_bytes(content, *parts)
+    try:
+        target.write_bytes(content, *parts)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {target.uri(*parts)} ({error.strerror or error}); choose another --output or --storage"
+        ) from error
     return target.uri(*parts)

@@ -74,16 +74,23 @@ def judge(trials: pd.DataFrame, statement: Statement) -> Claim:
     if found.table.empty:
         return replace(nothing, detail="nothing to compare among these trials")
     seedless = bool((trials["source"] == "paper").all())
-    start = replace(nothing, ids=tuple(dict.fromkeys(id for ids in found.table["ids"] for id in ids)))
+    start = replace(nothing, ids=_ids(found.table))
     if found.design is None:
         return _of_correlation(start, statement, found.table, found.where, seedless)
     cells = found.table if seedless else found.table[_seeds(found.table) > 1]
+    if len(cells):
+        start = replace(start, ids=_ids(cells))
     effect = estimate(cells, found.design) if len(cells) else None
     mean = found.table.groupby("architecture")["value"].mean()
     if effect is None or (seedless and effect.architectures < POINTS_NEEDED):
         return _too_few(start, mean, found.design == "mean", found.where, seedless, len(cells) > 0)
     start = replace(start, effect=effect.value, low=effect.low, high=effect.high, basis=_basis(effect, seedless))
-    return _judged(start, statement, found.where, _more(effect, statement, seedless))
+    where = f"{found.where}, for these architectures only," if effect.fixed and not seedless else found.where
+    return _judged(start, statement, where, _more(effect, statement, seedless))
+
+
+def _ids(table: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(id for ids in table["ids"] for id in ids))
 
 
 def _seeds(cells: pd.DataFrame) -> pd.Series:
@@ -106,6 +113,7 @@ def _too_few(claim: Claim, means: pd.Series, is_mean: bool, where: str, seedless
 def _of_correlation(claim: Claim, statement: Statement, points: pd.DataFrame, where: str, seedless: bool) -> Claim:
     kept = points if seedless else points[points["n"] > 1]
     found = correlation(kept["x"].tolist(), kept["y"].tolist())
+    claim = replace(claim, ids=_ids(kept) or claim.ids)
     claim = replace(claim, basis=f"{len(kept)} points" + (" of one run each" if seedless else ", means over seeds"))
     if found is None or found.n < POINTS_NEEDED:
         seeds = "" if seedless else " with two seeds each"

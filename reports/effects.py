@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from reports.intervals import Array, student
-from reports.tables import best_variants, summary
 
 Design = Literal["mean", "size", "kernels"]
 
@@ -41,15 +40,21 @@ class Effect:
 
 
 def side(trials: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """One side of a comparison: for each value of `keys` its best variant (most seeds, then highest mean), one row a
-    seed.
+    """One side of a comparison: for each value of `keys` and each seed the variant that is best by the other seeds.
+
+    Most seeds first, then the highest mean of the others: a variant chosen by the very results that are compared would
+    win by luck where more variants were tried. A single seed has no others and is chosen by itself.
 
     Columns: `keys`, seed, top1 (in [0, 1]), id, other columns of `trials`.
     """
-    chosen = best_variants(summary(trials, keys), keys)
-    ids = [id for cell in chosen["ids"] for id in cell]
-    rows = trials.set_index("id", drop=False).loc[ids]
-    return rows.assign(seed=rows["seed"].fillna(NO_SEED)).drop_duplicates([*keys, "seed"]).reset_index(drop=True)
+    rows = trials[trials["top1"].notna()]
+    rows = rows.assign(seed=rows["seed"].fillna(NO_SEED)).drop_duplicates([*keys, "variant", "seed"])
+    cells = rows.groupby([*keys, "variant"], dropna=False)["top1"]
+    n, total = cells.transform("size"), cells.transform("sum")
+    others = ((total - rows["top1"]) / (n - 1).where(n > 1)).fillna(rows["top1"])
+    rows = rows.assign(n=n, others=others).sort_values(["n", "others"], ascending=False, kind="stable")
+    chosen = rows.drop_duplicates([*keys, "seed"]).sort_values([*keys, "seed"])
+    return chosen.drop(columns=["n", "others"]).reset_index(drop=True)
 
 
 def paired(better: pd.DataFrame, worse: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

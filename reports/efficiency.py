@@ -80,9 +80,10 @@ def _row(trials: pd.DataFrame, target: pd.Series, curve: pd.DataFrame, stage: st
 
 def _interval(labels: Array, cells: list[Array], own: float) -> tuple[float, str, float, str]:
     """Percentiles over resampled seeds of all results that enter, the deviations stretched by Student's t over the
-    normal quantile as in `intervals.expanded_interval`: before the labels are read off, since these can be censored."""
+    normal quantile as in `intervals.expanded_interval`: before the labels are read off, since these can be censored.
+    Unknown where any result has a single seed, whose spread would count as none."""
     freedom = seed_freedom(cells)
-    if freedom == 0:
+    if min(map(len, cells)) < 2:
         return math.nan, "unknown", math.nan, "unknown"
     means = np.array([values.mean() for values in cells])
     drawn = means + student(freedom) / NORMAL * (resampled_means(cells, np.random.default_rng(0)) - means)

@@ -11,9 +11,12 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import plotly.graph_objects as go
 
+from reports.tables import TEXTS
+
 ImageFormat = Literal["png", "svg", "pdf"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 SECONDS = 60.0  # for starting a browser, and for drawing one figure
+FORMULA = r"^([=+\-@\t\r])"
 REMEDY = "install Chrome or Chromium (Debian: apt install chromium), or set BROWSER_PATH to it"
 
 
@@ -22,7 +25,12 @@ class ImageError(ValueError):
 
 
 def as_csv(trials: pd.DataFrame) -> bytes:
-    """`tables.trials` as CSV in UTF-8: a header, one line a trial, gaps empty, numbers with all their digits."""
+    """`tables.trials` as CSV in UTF-8: a header, one line a trial, gaps empty, numbers with all their digits.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    safe = {name: trials[name].str.replace(FORMULA, r"'\1", regex=True) for name in TEXTS}
+    trials = trials.assign(**safe)
     return trials.to_csv(index=False, lineterminator="\n").encode()
 
 

@@ -237,10 +237,12 @@ def _spread(x: Array, y: Array, theta: Array) -> Array:
 def _over_seeds(
     x: Array, y: Array, cells: list[Array], theta: Array, delta: float, law: Law, method: Method
 ) -> tuple[float, float]:
-    """Interval of the exponent over seeds alone; NaN where no size has two. Log errors move as far as means do, times
-    the slope of the logarithm: a resampled mean may have no error at all."""
+    """Interval of the exponent over seeds alone; NaN where any size has a single one.
+
+    Log errors move as far as means do, times the slope of the logarithm: a resampled mean may have no error at all.
+    """
     freedom = seed_freedom(cells)
-    if freedom == 0:
+    if min(map(len, cells)) < 2:
         return math.nan, math.nan
     means = np.array([values.mean() for values in cells])
     moved = (resampled_means(cells, np.random.default_rng(1), _count(method)) - means) / (1 - means)

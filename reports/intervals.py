@@ -17,10 +17,13 @@ TAIL = 0.025  # on each side
 NORMAL = 1.959964  # standard normal quantile at 0.975
 
 
-def student(freedom: float) -> float:
-    """Student's t beyond which 5 % lie on both sides together, for positive and also broken degrees of freedom."""
+def student(freedom: float, tests: int = 1) -> float:
+    """Student's t beyond which 5 % / `tests` lie on both sides together, for positive, also broken, degrees of freedom.
+
+    Of so many tests the chance that any is beyond by luck is then 5 % at most (Bonferroni).
+    """
     assert freedom > 0
-    return float(stdtrit(freedom, 1 - TAIL))
+    return float(stdtrit(freedom, 1 - TAIL / tests))
 
 
 def values_of(trials: pd.DataFrame, ids: Sequence[Sequence[str]], metric: str = "top1") -> list[Array]:

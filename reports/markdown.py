@@ -22,7 +22,7 @@ def as_markdown(results: Results) -> str:
     study = results.study
     parts = [f"# {_text(study.name)}", _text(study.question), _state(results)]
     for group in results.groups:
-        title = _text(group.title)
+        title = f" {text}" if (text := _text(group.title)) else ""
         parts += [f"## Answer{title}", "\n".join(f"- {_text(sentence)}" for sentence in answer(group.trials))]
         parts += [f"## Claims{title}", tally(group.claims), _claims(group)]
         layout = table_rows("1", group.trials, group.trials.iloc[:0])
@@ -77,5 +77,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text on one line, with what Markdown or HTML would read as markup escaped."""
-    return re.sub(r"([\\`*_\[\]<>#&!])", r"\\\1", " ".join(text.split()))
+    """Text on one line, with what Markdown or HTML would read as markup escaped: also what starts a list or a rule."""
+    line = re.sub(r"([\\`*_~\[\]<>#&!])", r"\\\1", " ".join(text.split()))
+    line = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)
+    return re.sub(r"^([-+=])(?=\s|$|[-=]+$)", r"\\\1", line)

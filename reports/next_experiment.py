@@ -12,13 +12,16 @@ import pandas as pd
 from reports.intervals import NORMAL
 from reports.tables import best_variants, summary
 
-CELL = ("stage", "architecture", "label_fraction", "head_layer", "temperature")
+CELL = ("stage", "variant")
 IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anything in [0, 1]
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial of the plan without a record; what it is called is as in the columns of `tables.trials`."""
+    """A trial of the plan without a record; what it is called is as in the columns of `tables.trials`.
+
+    Trials of one `variant` (`tables.variant_of`) are seeds of one cell of the grid.
+    """
 
     id: str
     stage: str
@@ -29,6 +32,7 @@ class PlannedTrial:
     seed: int
     parent: str | None
     train_flops: float
+    variant: str
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class Spread:
 
 
 def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> list[Suggestion]:
-    """Suggestions, the best first, one for each cell of the grid (stage, architecture, label fraction, head layer,
-    temperature) that has an unfinished trial; pretrainings only count as what others need.
+    """Suggestions, the best first, one for each cell of the grid (whose trials differ in seeds alone) that has an
+    unfinished trial; pretrainings only count as what others need.
 
     A cell of n seeds is known to 1.96 s / sqrt(n), s being its own standard deviation, or for fewer than two seeds
     that of its stage, pooled over cells; an empty cell to the standard deviation between the cells of its stage. The

@@ -10,15 +10,14 @@ import pandas as pd
 from reports.intervals import student
 from reports.scaling import standard_error
 
-CLEAR_REVERSAL = 0.01  # in top-1: a reversal without a known spread counts as real from one point on
-
 
 @dataclass(frozen=True)
 class Flag:
     """A model that is worse than a smaller one of its family by `by` (top-1 in [0, 1]).
 
-    `left_out` of the fits where the reversal is clear: significant at 5 % over seeds (Welch's t-test) or, with no
-    spread known, one point or more. A smaller one is noise for a fit to average over.
+    `left_out` of the fits where the reversal is clear: significant at 5 % over seeds (Welch's t-test, for as many tests
+    as there are smaller models). Any other may be noise, which a fit is to average over: to leave out the models that
+    fell short by luck, and keep those that excel by luck, would bend it.
     """
 
     architecture: str
@@ -38,12 +37,12 @@ def reversals(points: pd.DataFrame) -> list[Flag]:
         for _, row in family.sort_values("parameters").iterrows():
             smaller = family[family["parameters"] < row["parameters"]]
             if len(smaller) and smaller["mean"].max() > row["mean"]:
-                flags.append(_flag(row, smaller.loc[smaller["mean"].idxmax()]))
+                flags.append(_flag(row, smaller.loc[smaller["mean"].idxmax()], len(smaller)))
     return flags
 
 
-def _flag(row: pd.Series, best: pd.Series) -> Flag:
+def _flag(row: pd.Series, best: pd.Series, tests: int) -> Flag:
     by = float(best["mean"] - row["mean"])
     error, freedom = standard_error([row["std"], best["std"]], [row["n"], best["n"]])
-    clear = by >= CLEAR_REVERSAL if math.isnan(error) else by > student(freedom) * error
+    clear = not math.isnan(error) and by > student(freedom, tests) * error
     return Flag(str(row["architecture"]), str(best["architecture"]), by, bool(clear), tuple(row["ids"]))

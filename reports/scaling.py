@@ -10,14 +10,8 @@ from typing import Literal
 
 import pandas as pd
 
+from reports.intervals import student
 from reports.tables import best_points
-
-STUDENT_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""Quantile 0.975 of Student's t for 1 to 30 degrees of freedom; above 30 the last stands, which is a little strict."""
 
 SIZE = ("architecture", "parameters", "label_fraction", "labels")
 
@@ -88,12 +82,6 @@ def standard_error(stds: Sequence[float], counts: Sequence[int]) -> tuple[float,
     return math.sqrt(sum(variances)), _degrees_of_freedom(variances, [count - 1 for count in counts])
 
 
-def two_sided_95(degrees_of_freedom: float) -> float:
-    """Student's t beyond which 5 % lie on both sides together; for broken degrees of freedom that of the lower ones."""
-    assert degrees_of_freedom >= 1
-    return STUDENT_95[min(int(degrees_of_freedom), len(STUDENT_95)) - 1]
-
-
 def gain_falls_with_labels(gains: pd.DataFrame) -> bool | None:
     """Whether size gains more with the fewest labels than with the most.
 
@@ -108,7 +96,7 @@ def gain_falls_with_labels(gains: pd.DataFrame) -> bool | None:
     difference = few["gain"] - many["gain"]
     variances = [few["error"] ** 2, many["error"] ** 2]
     degrees = _degrees_of_freedom(variances, [few["freedom"], many["freedom"]])
-    return None if abs(difference) <= two_sided_95(degrees) * math.sqrt(sum(variances)) else bool(difference > 0)
+    return None if abs(difference) <= student(degrees) * math.sqrt(sum(variances)) else bool(difference > 0)
 
 
 def _degrees_of_freedom(variances: Sequence[float], freedoms: Sequence[float]) -> float:

@@ -275,7 +275,15 @@ def _variant(chain: list[Record], known: dict[str, str]) -> str:
     record = chain[0]
     if record.id not in known:
         parent = _variant(chain[1:], known) if len(chain) > 1 else record.spec.parent
-        identity = record.spec.model_dump(mode="json", exclude={"seed", "parent"})
-        text = json.dumps([record.source, identity, parent], sort_keys=True)
-        known[record.id] = hashlib.sha256(text.encode()).hexdigest()[:12]
+        known[record.id] = variant_of(record.source, record.spec.model_dump(mode="json"), parent)
     return known[record.id]
+
+
+def variant_of(source: str, spec: Mapping[str, Any], parent: str | None) -> str:
+    """Hash of a trial's specification without its seed; `parent` is its parent's variant, or id where that is unknown.
+
+    Equal for trials that are seeds of one another.
+    """
+    identity = {name: value for name, value in spec.items() if name not in ("seed", "parent")}
+    text = json.dumps([source, identity, parent], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

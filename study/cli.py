@@ -132,7 +132,7 @@ def launch(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
     launched = run(study, storage, options.address, Display(rich.console.Console()))
-    if launched.plan.finished:
+    if launched.plan.finished or launched.failures:
         from reports.build import read_results, write_report
         from study.reporting import study_info
 
@@ -184,6 +184,8 @@ def report(options: argparse.Namespace) -> int:
 
     if (options.study is None) != options.paper:
         raise ValueError("report needs either a STUDY.yaml or --paper, and not both")
+    if options.paper and options.set:
+        raise ValueError("--set changes a study; leave it out with --paper")
     storage = Storage(options.storage)
     prices = read_prices(options.prices) if options.prices else None
     info = PAPER if options.paper else study_info(current_plan(load_study(options.study, options.set), storage))

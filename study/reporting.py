@@ -13,13 +13,14 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from reports.build import parse_formats, write_file, write_report
+from reports.build import FORMATS, parse_formats, write_file, write_report
 from reports.export import ImageError
 from reports.next_experiment import PlannedTrial
 from reports.page import build_page
 from reports.results import Results, StudyInfo
 from reports.serve import LivePage, make_server, serve, url
 from reports.storage import Storage
+from reports.tables import variant_of
 from study.cluster import ROOT
 from study.plan import Plan
 
@@ -45,6 +46,7 @@ def study_info(plan: Plan) -> StudyInfo:
             seed=spec.seed,
             parent=spec.parent,
             train_flops=trial.train_flops,
+            variant=variant_of("run", spec.plain(), spec.parent if parent is None else parent.variant),
             **known,
         )
     return StudyInfo(plan.study.name, plan.study.question, planned)
@@ -111,8 +113,10 @@ def write_reports(storage: Storage, results: Results, output: str | None, format
     if output is not None and formats is None:
         print(write_file(results, output))
         return 0
-    stem = None if output is None else output.removesuffix(PurePosixPath(output).suffix)
-    for kind in parse_formats(formats or "html"):
+    ending = PurePosixPath(output or "").suffix
+    known = ending.lower().removeprefix(".") in (*FORMATS, "htm")
+    stem = output.removesuffix(ending) if output is not None and known else output
+    for kind in parse_formats("html" if formats is None else formats):
         try:
             for path in write_report(storage, results, kind, stem):
                 print(path)

@@ -242,3 +242,12 @@ def test_effects_that_no_data_can_tell() -> None:
     assert estimate(cells({"a": [1.0]}), "mean") is None
     assert estimate(cells({"a": [1.0, 2.0], "b": [2.0, 3.0]}), "size") is None  # of equal size
     assert estimate(cells({"a": [1.0, 2.0]}), "size") is None
+
+
+@pytest.mark.parametrize("name", ["finetuned-beats-supervised", "memory"])
+def test_the_side_with_more_settings_does_not_win_by_luck(name: str) -> None:
+    """Where nothing changes anything, the best of many settings is no better than the only one."""
+    of, rng = trials(planted.study()), np.random.default_rng(0)
+    found = [claim_of(of.assign(top1=0.6 + rng.normal(0, 0.01, len(of))), name) for _ in range(30)]
+    assert sum(claim.low > 0 for claim in found) <= 3, "2.5 % of 30 is less than one"
+    assert abs(np.mean([claim.effect for claim in found])) < 0.15

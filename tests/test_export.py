@@ -172,3 +172,47 @@ def test_state_changes_with_every_record_and_failure(tmp_path: Path) -> None:
 def test_formats_that_are_known() -> None:
     assert FORMATS == ("html", "md", "csv", "parquet", "png", "svg", "pdf")
     assert len(paper_results().records) > 65
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)"])
+def test_no_text_in_the_csv_is_a_formula(text: str) -> None:
+    table = Results(info(RECORDS[:1]), RECORDS[:1]).table.assign(device=text)
+    assert pd.read_csv(io.BytesIO(as_csv(table)))["device"].tolist() == [f"'{text}"]
+    assert pd.read_parquet(io.BytesIO(as_parquet(table)))["device"].tolist() == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("~~~", r"\~\~\~"),
+        ("- a list", r"\- a list"),
+        ("1. a list", r"1\. a list"),
+        ("===", r"\==="),
+        ("73.2 points", "73.2 points"),
+    ],
+)
+def test_a_question_that_looks_like_markup_stays_text(text: str, escaped: str) -> None:
+    assert as_markdown(Results(StudyInfo("plain", text), [])).splitlines()[2] == escaped
+
+
+def test_each_group_of_records_has_its_name_in_its_headings() -> None:
+    other = [
+        record.model_copy(update={"spec": record.spec.model_copy(update={"protocol": 9})}) for record in RECORDS[:5]
+    ]
+    other = [record.model_copy(update={"id": f"{record.id}-9"}) for record in other]
+    headings = re.findall(r"^## (.*)$", as_markdown(Results(info([]), [*RECORDS[:5], *other])), re.MULTILINE)
+    assert [heading.partition(" (")[0] for heading in headings if heading.startswith("Answer")] == [
+        "Answer 1",
+        "Answer 2",
+    ]
+
+
+def test_output_that_is_a_folder_and_overrides_of_no_study_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--paper", "--format", "md", "-o", f"{tmp_path}/"]) == 2
+    assert "is a folder" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert main(["report", "--paper", "--set", "name=x"]) == 2
+    assert "--paper" in capsys.readouterr().err
+    assert main(["report", "--paper", "--format", "md", "-o", f"{tmp_path}/results.v2"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["results.v2.md"]

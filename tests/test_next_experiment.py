@@ -12,6 +12,9 @@ import pytest
 from reports.next_experiment import PlannedTrial, Suggestion, next_experiments
 from reports.records import Record
 from reports.tables import trials
+from studies import tiny, tiny_study
+from study.plan import ExpectedImages, make_plan
+from study.reporting import study_info
 from synthetic import plain
 
 
@@ -29,8 +32,12 @@ def finished(architecture: str, top1: Sequence[float], seconds: float = 3600, fl
     return records
 
 
+VARIANT = {name: trials(finished(name, [0.5]))["variant"].iloc[0] for name in ("r18", "r50", "r101")}
+
+
 def planned(id: str, architecture: str = "r18", flops: float = 1e15, parent: str | None = None) -> PlannedTrial:
-    return PlannedTrial(id, "finetune", architecture, 0.1, 1, None, 9, parent, flops)
+    """Another seed of `finished`, if there is any of its architecture."""
+    return PlannedTrial(id, "finetune", architecture, 0.1, 1, None, 9, parent, flops, VARIANT[architecture])
 
 
 def suggest(records: Sequence[Record], *missing: PlannedTrial) -> list[Suggestion]:
@@ -64,9 +71,11 @@ def test_unknown_architecture_runs_at_the_speed_of_all() -> None:
 
 
 def test_unfinished_parents_count_once_and_are_named() -> None:
-    pretrain = replace(planned("p", flops=5e15), stage="pretrain", label_fraction=None, head_layer=None)
+    pretrain = replace(
+        planned("p", flops=5e15), stage="pretrain", label_fraction=None, head_layer=None, variant="pretrain"
+    )
     teacher = planned("t", flops=2e15, parent="p")
-    student = replace(planned("s", flops=1e15, parent="t"), stage="distill", temperature=1.0)
+    student = replace(planned("s", flops=1e15, parent="t"), stage="distill", temperature=1.0, variant="student")
     found = {one.id: one for one in suggest(finished("r18", [0.5, 0.6]), pretrain, teacher, student)}
     assert set(found) == {"t", "s"}  # a pretraining has no accuracy of its own
     assert found["s"].device_hours == pytest.approx(8) and found["s"].also_needed == ("t", "p")
@@ -115,3 +124,21 @@ def test_trials_without_a_top1_or_a_time_do_not_mislead() -> None:
     table.loc[table["architecture"] == "r50", ["top1", "device_seconds"]] = math.nan
     (suggestion,) = next_experiments(pd.DataFrame(table), [planned("a", "r50")])
     assert suggestion.seeds == 0 and suggestion.device_hours == pytest.approx(1)
+
+
+def test_other_settings_are_other_cells_and_planned_seeds_belong_to_finished_ones() -> None:
+    """Specifications as a plan has them and as records have them give one variant, and each setting its own."""
+    stages = tiny()["stages"]
+    axes = {"architecture": ["r10w0.0625"], "label_fraction": [0.1], "seed": [0, 1]}
+    grid = [{**axes, "head_depth": 2, "head_layer": 1}, {**axes, "head_depth": 3, "head_layer": 1}]
+    study = tiny_study(grid=grid, stages={name: stages[name] for name in ("pretrain", "finetune")})
+    plan = make_plan(study, ExpectedImages.of(study))
+    info = study_info(plan)
+    records = []
+    for id, trial in plan.trials.items():
+        content = plain(id, trial.spec.stage, "r10w0.0625", trial.spec.seed, trial.spec.parent, 0.5)
+        content["spec"] = trial.spec.plain()
+        records.append(Record.model_validate(content))
+    table = trials(records).set_index("id")["variant"]
+    assert {id: one.variant for id, one in info.planned.items()} == table.to_dict()
+    assert table.nunique() == 4, "two heads, pretrained and fine-tuned, each with two seeds"

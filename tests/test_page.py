@@ -59,7 +59,7 @@ class Page(HTMLParser):
 
 
 def planned(id: str, stage: str = "finetune", parent: str | None = None) -> PlannedTrial:
-    return PlannedTrial(id, stage, "r18", None if stage == "pretrain" else 0.1, 1, None, 9, parent, 1e12)
+    return PlannedTrial(id, stage, "r18", None if stage == "pretrain" else 0.1, 1, None, 9, parent, 1e12, id)
 
 
 def info(records: list[Record], name: str = "scaling", **missing: str) -> StudyInfo:

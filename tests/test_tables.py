@@ -18,7 +18,6 @@ from reports.scaling import (
     size_gains,
     size_points,
     standard_error,
-    two_sided_95,
 )
 from reports.tables import best_points, best_variants, group_by_data, history, summary, trials
 
@@ -258,11 +257,7 @@ def test_size_gains_and_their_errors() -> None:
     assert (row["small"], row["large"], row["n"]) == ("r10w0.25", "r18", "2 and 3")
 
 
-def test_students_t() -> None:
-    assert two_sided_95(1) == pytest.approx(math.tan(math.pi * 0.475), abs=5e-4)
-    p = 0.975
-    assert two_sided_95(2.9) == pytest.approx((2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p))), abs=5e-4)
-    assert two_sided_95(1000) == 2.042
+def test_a_single_value_has_no_standard_error() -> None:
     assert math.isnan(standard_error([0.1, math.nan], [2, 1])[0])
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from reports.figures.facets import by_fraction, panels_by_fraction
 from reports.figures.points import on_imagenet, reference_layer
-from reports.figures.style import empty_figure
+from reports.figures.style import empty_figure, plain
 from reports.tables import best_points
 
 PRESET = "imagenet-figure-f1"
@@ -36,7 +36,7 @@ def weight_and_temperature(trials: pd.DataFrame) -> go.Figure:
     values = sorted(points["temperature"].dropna().unique())
     axis: dict[str, Any]
     if weights > 1:
-        single = f", {models[0]}" if len(models) == 1 else ""
+        single = f", {plain(models[0])}" if len(models) == 1 else ""
         names = "temperature " + points["temperature"].map("{:g}".format) + ("" if single else ", " + pairs)
         style, dash = points["temperature"].map(values.index), pairs.map(models.index)
         x, axis = "distillation_weight", {"title_text": f"weight of the distillation loss{single}"}
