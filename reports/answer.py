@@ -6,8 +6,10 @@ import math
 
 import pandas as pd
 
+from reports.claims import judge
 from reports.figures.style import STAGES, accuracy, amount, percent, points_of
-from reports.scaling import gain_falls_with_labels, labels_needed, size_gains, size_points
+from reports.scaling import labels_needed, size_gains, size_points
+from reports.statements import BIGGER_GAINS_MORE
 from reports.tables import best_points
 
 
@@ -19,7 +21,7 @@ def answer(trials: pd.DataFrame) -> list[str]:
         return ["No fine-tuned trial has finished yet, so there is no answer: run the stages pretrain and finetune."]
     gains = size_gains(points)
     first = _label_efficiency(points, gains) if len(gains) else _one_size(points)
-    sentences = [first, _gain_by_fraction(gains), _methods(trials, points), _seeds(trials, points)]
+    sentences = [first, _gain_by_fraction(trials, gains), _methods(trials, points), _seeds(trials, points)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -57,18 +59,17 @@ def _label_efficiency(points: pd.DataFrame, gains: pd.DataFrame) -> str:
     return f"{tail} (interpolated between the label fractions tried, in log labels{steady})."
 
 
-def _gain_by_fraction(gains: pd.DataFrame) -> str:
-    """What size gains at the fewest and at the most labels, and whether that difference is more than noise."""
+def _gain_by_fraction(trials: pd.DataFrame, gains: pd.DataFrame) -> str:
+    """What size gains at the fewest and at the most labels, and whether that difference is more than noise: the verdict
+    on the paper's claim, which is over all sizes."""
     if len(gains) < 2:
         return ""
     parts = [_change(row) for _, row in gains.iloc[[0, -1]].iterrows()]
     verdict = {
-        True: "so size helped more where labels were fewer",
-        False: "so size helped less, not more, where labels were fewer",
-        None: "a difference that these seeds do not settle (Welch's t-test at 5\u00a0%)",
-    }[gain_falls_with_labels(gains)]
-    if gains["error"].isna().any():
-        verdict = "but without several seeds of each no verdict follows from these two"
+        "holds": "and over all sizes it helped more where labels were fewer",
+        "does not hold": "and over all sizes it did not help more where labels were fewer",
+        "not enough data": "a difference that these results do not settle",
+    }[judge(trials, BIGGER_GAINS_MORE).verdict]
     sizes = f"from {gains.iloc[0]['small']} to {gains.iloc[0]['large']}"
     return f"Size, {sizes}, changes top-1 by {parts[0]} and {parts[1]} of the labels, {verdict}."
 

@@ -45,11 +45,11 @@ class Claim:
 def claims(trials: pd.DataFrame) -> list[Claim]:
     """The paper's statements tried on a table of comparable trials (`tables.trials`).
 
-    Settings are compared at their best (as chosen by `tables.best_variants`), paired by architecture and seed, at the
-    smallest label fraction that has both. A statement holds where the whole interval lies where it says (within 1 point
-    where it says "alike"), does not hold where the whole interval lies elsewhere, and is otherwise undecided: not
-    enough data. There is no verdict from one seed: an architecture with a single one is left out; the paper's own
-    results name no seeds, so for them the interval is over architectures alone, four at least.
+    Settings are compared at their best, for each seed as the other seeds choose it (`effects.side`), paired by
+    architecture and seed, at the smallest label fraction that has both. A statement holds where the whole interval lies
+    where it says (within 1 point where it says "alike"), does not hold where the whole interval lies elsewhere, and is
+    otherwise undecided: not enough data. There is no verdict from one seed: an architecture with a single one is left
+    out; the paper's own results name no seeds, so for them the interval is over architectures alone, four at least.
     """
     return [judge(trials, statement) for statement in statements(trials)]
 

@@ -10,7 +10,6 @@ from typing import Literal
 
 import pandas as pd
 
-from reports.intervals import student
 from reports.tables import best_points
 
 SIZE = ("architecture", "parameters", "label_fraction", "labels")
@@ -80,23 +79,6 @@ def standard_error(stds: Sequence[float], counts: Sequence[int]) -> tuple[float,
         return math.nan, 0.0
     variances = [std**2 / count for std, count in zip(stds, counts, strict=True)]
     return math.sqrt(sum(variances)), _degrees_of_freedom(variances, [count - 1 for count in counts])
-
-
-def gain_falls_with_labels(gains: pd.DataFrame) -> bool | None:
-    """Whether size gains more with the fewest labels than with the most.
-
-    None, no verdict, where the two gains do not differ at the 5 % level (Welch's t-test), or where one has a single
-    seed.
-    """
-    if len(gains) < 2:
-        return None
-    few, many = gains.iloc[0], gains.iloc[-1]
-    if math.isnan(few["error"] + many["error"]):
-        return None
-    difference = few["gain"] - many["gain"]
-    variances = [few["error"] ** 2, many["error"] ** 2]
-    degrees = _degrees_of_freedom(variances, [few["freedom"], many["freedom"]])
-    return None if abs(difference) <= student(degrees) * math.sqrt(sum(variances)) else bool(difference > 0)
 
 
 def _degrees_of_freedom(variances: Sequence[float], freedoms: Sequence[float]) -> float:

@@ -39,7 +39,7 @@ def statements(trials: pd.DataFrame) -> list[Statement]:
     """All statements; those about each label fraction once for each that was fine-tuned on."""
     fractions = sorted(trials.loc[trials["stage"] == "finetune", "label_fraction"].dropna().unique()) or [math.nan]
     return [
-        *BIGGER_GAINS_MORE,
+        BIGGER_GAINS_MORE,
         *(_bigger_is_better(fraction) for fraction in fractions),
         *SIZE,
         *HEADS,
@@ -78,15 +78,13 @@ def _with(fraction: float) -> str:
     return "" if math.isnan(fraction) else f" with {percent(fraction)} of the labels"
 
 
-BIGGER_GAINS_MORE = (
-    Statement(
-        "bigger-gains-more-with-fewer-labels",
-        "Bigger models gain more with fewer labels",
-        "Figure 1",
-        comparisons.few_against_most,
-        "fine-tuned architectures of several sizes, on few labels and on more",
-        unit=SLOPE,
-    ),
+BIGGER_GAINS_MORE = Statement(
+    "bigger-gains-more-with-fewer-labels",
+    "Bigger models gain more with fewer labels",
+    "Figure 1",
+    comparisons.few_against_most,
+    "fine-tuned architectures of several sizes, on few labels and on more",
+    unit=SLOPE,
 )
 SIZE = (
     Statement(
