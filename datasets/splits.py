@@ -107,6 +107,18 @@ def labelled_rows(shards_uri: str, manifest: Manifest, fraction: float) -> int:
     return last.first_position + int(np.count_nonzero(ranks < fraction))
 
 
+def held_out_rows(rows: int, folds: int, fold: int) -> range:
+    """Return the positions that a fold holds out: the `fold`-th of `folds` equal parts of the first `rows` rows.
+
+    Parts are counted from the end, so that fold 0 leaves a prefix, which has every class where it has as many rows as
+    there are classes. Rows are in the order of their label ranks, in which the classes take turns, so each part is
+    balanced as well as its size allows. Every row is in exactly one part. Raises ValueError for fewer rows than folds.
+    """
+    if rows < folds:
+        raise ValueError(f"found {rows} labelled rows for {folds} folds; expected at least one row for each fold")
+    return range(rows - (fold + 1) * rows // folds, rows - fold * rows // folds)
+
+
 def subset_hash(shards_uri: str, manifest: Manifest, fraction: float) -> str:
     """Return the sha256 of the sorted ids (int64, little-endian) of a label fraction: equal for equal subsets."""
     ids = row_ids(shards_uri, manifest, "train", labelled_rows(shards_uri, manifest, fraction))

@@ -152,14 +152,9 @@ def test_launch_refreshes_the_report_in_a_process_of_its_own(tmp_path: Path) -> 
 
 def test_command_serves_until_ctrl_c(tmp_path: Path) -> None:
     command = [
-        sys.executable,
-        "-m",
-        "study",
-        "report",
-        "study/presets/digits.yaml",
-        "--storage",
-        str(tmp_path),
-        "--serve",
+        *("env", "--default-signal=INT"),  # a shell starts what it runs in the background with SIGINT ignored
+        *(sys.executable, "-m", "study", "report", "study/presets/digits.yaml"),
+        *("--storage", str(tmp_path), "--serve"),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -20,6 +20,10 @@ def _ignore(share: float) -> None:
     """Report to nobody: a stage run in a test, a notebook or on one device without Ray."""
 
 
+class PrunedError(RuntimeError):
+    """A training was stopped because others of the same search are better by now; it is no failure."""
+
+
 @dataclass
 class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
@@ -27,7 +31,9 @@ class Context:
     `folder` is the URI of the trial's checkpoint folder, whose last part is the trial's id. `channels_last` lays images
     and kernels out so that each pixel's channels lie together, which is faster on most hardware. A pretraining below
     `min_effective_rank` is stopped. `report` is called on every rank after every step, and while images are evaluated,
-    with the share of the steps that are done, in [0, 1].
+    with the share of the steps that are done, in [0, 1]. `judge`, if there is one, is called on every rank with the
+    number of steps done and the dev split's top-1 by then, at `rungs` - 1 evenly spaced points of the training; it ends
+    a hopeless training by raising `PrunedError`.
     """
 
     folder: str
@@ -38,6 +44,8 @@ class Context:
     min_effective_rank: float = 1.5
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
+    rungs: int = 4
+    judge: Callable[[int, float], None] | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
     @property

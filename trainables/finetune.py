@@ -72,7 +72,7 @@ def train_supervised(
     label_smoothing: float,
     context: Context,
 ) -> Outcome:
-    """Train a classifier on the labelled images of a label fraction and evaluate it on the test split."""
+    """Train a classifier on the labelled images of a label fraction and evaluate it."""
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
     context.place(classifier, dtype)
@@ -86,9 +86,17 @@ def train_supervised(
         return classification_loss(outputs[0], labels, label_smoothing), {}
 
     rows = assignment.labelled_rows(settings.label_fraction)
-    stream = assignment.stream(rows, optimization, context)
-    task = Task(classifier, inputs, loss, stream, rows, optimization, micro_batches=settings.micro_batches)
+    task = Task(
+        classifier,
+        inputs,
+        loss,
+        assignment.stream(rows, optimization, context),
+        assignment.trained_rows(rows),
+        optimization,
+        micro_batches=settings.micro_batches,
+        evaluate=lambda done: evaluate(classifier, assignment, context, dtype, done),
+    )
     progress = train(task, context)
-    metrics = evaluate(classifier, assignment, context, dtype)
+    metrics = task.evaluate(1.0)
     context.save_model(model_state(classifier))
     return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))

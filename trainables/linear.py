@@ -81,11 +81,19 @@ def run(assignment: Assignment, context: Context) -> Outcome:
         known = gather_features(
             encode_split(encoder, assignment, "train", rows, context, dtype, 0.0), rows, context.device
         )
-        stream = FeatureStream(
-            known, Share(rows, assignment.seed, context.rank, context.world_size), optimization.global_batch_size
+        trained = assignment.trained_rows(rows)
+        share = Share(trained, assignment.seed, context.rank, context.world_size, assignment.held_out)
+        task = Task(
+            classifier,
+            inputs,
+            loss,
+            FeatureStream(known, share, optimization.global_batch_size),
+            trained,
+            optimization,
+            evaluate=lambda done: evaluate(nn.Sequential(encoder, classifier), assignment, context, dtype, done),
         )
-        progress = train(Task(classifier, inputs, loss, stream, rows, optimization), context)
-        metrics = evaluate(nn.Sequential(encoder, classifier), assignment, context, dtype)
+        progress = train(task, context)
+        metrics = task.evaluate(1.0)
     context.save_model({"module": classifier.state_dict()})
     return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))
 
