@@ -15,6 +15,7 @@ from study.config import Study
 from study.failures import note_death
 from study.images import ShardedImages, check_source, find_images, make_images
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
+from study.schedule import Schedule
 from study.trial import canonical_json
 
 
@@ -93,7 +94,7 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
     from study.display import OnStep
     from study.execute import run_trial
     from study.reporting import REFRESH_SECONDS, refreshing
-    from study.schedule import GraphSearcher
+    from study.searcher import GraphSearcher
 
     execution, launched_at = plan.study.execution, datetime.now(UTC)
     commit, dirty = git_state()
@@ -101,12 +102,8 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
     max_workers = worker_slots(plan, room, may_grow=may_grow)
     if room < 1:
         display.say(f"no node has room for {execution.per_worker} now: waiting for the cluster to grow")
-    searcher = GraphSearcher(
-        plan,
-        make_config=lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)},
-        has_record=lambda id: storage.exists("records", f"{id}.json"),
-        max_workers=max_workers,
-    )
+    schedule = Schedule(plan, lambda id: storage.exists("records", f"{id}.json"), max_workers)
+    searcher = GraphSearcher(schedule, lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)})
     one = _booked_by_trial(execution.per_worker)
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -114,10 +111,10 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
 
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
-        display.following(searcher, storage) as callback,
+        display.following(schedule, storage) as callback,
         refreshing(plan, storage) as report,
     ):
-        refresh = OnStep(lambda: report.refresh(ended(searcher)), REFRESH_SECONDS)
+        refresh = OnStep(lambda: report.refresh(ended(schedule)), REFRESH_SECONDS)
         tuner = tune.Tuner(
             tune.with_resources(run_trial, resources),
             tune_config=tune.TuneConfig(
@@ -136,15 +133,15 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
             ),
         )
         tuner.fit()
-    for id, state in searcher.states.items():
+    for id, state in schedule.states.items():
         if state == "failed":
             note_death(storage, id, launched_at)
-    return [id for id, state in searcher.states.items() if state == "skipped"]
+    return [id for id, state in schedule.states.items() if state == "skipped"]
 
 
-def ended(searcher: Any) -> int:
+def ended(schedule: Schedule) -> int:
     """Trials that are done, failed or skipped."""
-    return sum(state not in ("waiting", "running") for state in searcher.states.values())
+    return sum(state not in ("waiting", "running") for state in schedule.states.values())
 
 
 def git_state() -> tuple[str, bool]:
