@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from study.check import check_grid
+from study.check_adaptive import check_adaptive
 from study.config import AXES_OF_STAGE, Study, explain_errors
 
 
@@ -84,6 +85,7 @@ def parse_study(raw: dict[str, Any], where: str = "study") -> Study:
         raise ValueError(f"{where}: " + "\n".join(explain_errors(error, Study))) from None
     for grid in study.grid:
         check_grid(study, grid)
+    check_adaptive(study)
     return study
 
 

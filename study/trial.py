@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from study.config import Data, explain_errors
-from trainables.spec import PROTOCOL, SETTINGS, Settings, Spec, Stage
+from trainables.spec import PROTOCOL, SETTINGS, DevSplit, Settings, Spec, Stage
 
 
 class DataIdentity(Spec):
@@ -37,7 +37,10 @@ class DataIdentity(Spec):
 
 
 class TrialSpec(Spec):
-    """Identity of a trial. `parent` is the id of the trial whose checkpoint this one starts from or is taught by."""
+    """Identity of a trial. `parent` is the id of the trial whose checkpoint this one starts from or is taught by.
+
+    `dev`: the labelled images that it holds out and is evaluated on, instead of the test split.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, revalidate_instances="never"
@@ -49,6 +52,7 @@ class TrialSpec(Spec):
     architecture: str
     seed: int = Field(ge=0)
     parent: str | None
+    dev: DevSplit | None = None
     settings: Settings
 
     def plain(self) -> dict[str, Any]:
@@ -72,6 +76,8 @@ class TrialSpec(Spec):
         if self.stage == "distill":
             words.append(f"t{settings.temperature:g}")  # type: ignore[union-attr]
         words.append(f"s{self.seed}")
+        if self.dev is not None:
+            words.append(f"dev{self.dev.fold + 1}of{self.dev.folds}")
         return words
 
 
