@@ -21,6 +21,7 @@ from trainables.collapse import CollapsedError
 from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.features import encode_split
+from trainables.loop import Progress, train
 from trainables.protocol import ProtocolError, RowCount, unchanged
 from trainables.spec import STAGES, PretrainAugmentation, Stage
 from trainables.stage import Assignment
@@ -34,9 +35,9 @@ def test_a_change_of_one_bit_is_found(name: str) -> None:
         "moments": torch.ones(2, dtype=torch.bfloat16),
         "count": torch.tensor(7),
     }
-    with unchanged("the network", tensors):
+    with unchanged("the network", lambda: tensors):
         tensors["bits"] += 0
-    with pytest.raises(ProtocolError, match="the network changed"), unchanged("the network", tensors):
+    with pytest.raises(ProtocolError, match="the network changed"), unchanged("the network", lambda: tensors):
         if name == "bits":
             tensors["bits"][1, 1] = -0.0  # equal to what it was in value
         elif name == "moments":
@@ -45,20 +46,82 @@ def test_a_change_of_one_bit_is_found(name: str) -> None:
             tensors["count"] += 1
 
 
-@pytest.mark.parametrize("buffers", [False, True])
-def test_frozen_encoder_that_changes_fails_the_trial(
-    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffers: bool
-) -> None:
-    def flip(module: nn.Sequential, *others: Any) -> dict[str, float]:
-        metrics = evaluate(module, *others)
-        tensors = module[0].buffers() if buffers else module[0].parameters()
-        [*tensors][-1].data.view(torch.int32)[0] ^= 1
-        return metrics
+def _flip_bit(network: nn.Module) -> None:
+    [*network.parameters()][-1].data.view(torch.int32)[0] ^= 1
 
-    monkeypatch.setattr(linear, "evaluate", flip)
+
+def _flip_bit_of_buffer(network: nn.Module) -> None:
+    [*network.buffers()][-1].view(torch.int32)[0] ^= 1
+
+
+def _replace_data(network: nn.Module) -> None:
+    parameter = [*network.parameters()][-1]
+    parameter.data = parameter.data + 1
+
+
+def _replace_parameter(network: nn.Module) -> None:
+    owner, name = [(m, name) for m in network.modules() for name, _ in m.named_parameters(recurse=False)][-1]
+    setattr(owner, name, nn.Parameter(getattr(owner, name) + 1))
+
+
+def _assign_state(network: nn.Module) -> None:
+    network.load_state_dict({name: value + 1 for name, value in network.state_dict().items()}, assign=True)
+
+
+def _round_to_half(network: nn.Module) -> None:
+    network.half().float()
+
+
+REPLACE = [_replace_data, _replace_parameter, _assign_state, _round_to_half]
+"""Each leaves the tensors as they were that were the network's state before."""
+
+
+@pytest.mark.parametrize("change", [_flip_bit, _flip_bit_of_buffer, *REPLACE])
+def test_frozen_encoder_that_changes_fails_the_trial(
+    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None]
+) -> None:
+    def changing(module: nn.Sequential, *others: Any) -> dict[str, float]:
+        change(module[0])
+        return evaluate(module, *others)
+
+    monkeypatch.setattr(linear, "evaluate", changing)
     with pytest.raises(ProtocolError, match="the frozen encoder changed"):
         trials.run("linear", shards, tmp_path, parents)
     assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize("change", REPLACE)
+def test_teacher_that_changes_fails_the_trial(
+    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None]
+) -> None:
+    teachers: list[nn.Module] = []
+
+    def loading(*arguments: Any) -> nn.Module:
+        teachers.append(load_classifier(*arguments))
+        return teachers[0]
+
+    def training(*arguments: Any) -> Progress:
+        change(teachers[0])
+        return train(*arguments)
+
+    monkeypatch.setattr(distill, "load_classifier", loading)
+    monkeypatch.setattr(distill, "train", training)
+    with pytest.raises(ProtocolError, match="the teacher changed"):
+        trials.run("distill", shards, tmp_path, parents)
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize("change", REPLACE)
+def test_frozen_head_that_is_replaced_fails_the_trial(
+    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None]
+) -> None:
+    def changing(module: Classifier, *others: Any) -> dict[str, float]:
+        change(module.head)
+        return evaluate(module, *others)
+
+    monkeypatch.setattr(finetune, "evaluate", changing)
+    with pytest.raises(ProtocolError, match="the kept head changed"):
+        trials.run("finetune", shards, tmp_path, parents, trials.settings("finetune", kept_head="frozen"))
 
 
 def test_encoder_that_is_not_in_inference_mode_fails_the_trial(

@@ -134,6 +134,8 @@ def _norm_on_cpu(tensor: Tensor) -> Tensor:
     numbers = tensor.as_strided((tensor.numel(),), (1,))
     whole = tensor.numel() // _ROW * _ROW
     if whole < _ROWS * _ROW:
-        return torch.linalg.vector_norm(numbers, dtype=torch.float64)
+        norm: Tensor = torch.linalg.vector_norm(numbers, dtype=torch.float64)
+        return norm
     rows = torch.linalg.vector_norm(numbers[:whole].view(-1, _ROW), dim=1)
-    return torch.linalg.vector_norm(torch.cat([rows.double(), numbers[whole:].double()]))
+    norm = torch.linalg.vector_norm(torch.cat([rows.double(), numbers[whole:].double()]))
+    return norm
