@@ -15,7 +15,7 @@ from datasets.batches import Batch
 from datasets.stream import eval_batches
 from digit_shards import CLASSES, SIZE, TEST, TRAIN, Digits, digits, write
 from gloo import run_ranks
-from trainables import distill, features, finetune, linear
+from trainables import distill, features, finetune, linear, pretrain
 from trainables.classifier import Classifier, load_classifier
 from trainables.collapse import CollapsedError
 from trainables.context import Context
@@ -273,14 +273,20 @@ def test_rows_are_counted_in_any_order_and_any_batches() -> None:
         seen.check("the test", expected[1:])
 
 
-def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
-    """All images are the same one, so that all features are."""
+def images_alike(folder: Path) -> str:
+    """Shards in which all images are the same one, so that all features of `STILL` views are."""
     rows = digits()
     pixels = rows.pixels.copy()
     pixels[:] = pixels[0]
-    alike = write(dataclasses.replace(rows, pixels=pixels), tmp_path / "alike")
-    still = PretrainAugmentation(crop=False, flip=False, color_strength=0, blur=False)
-    plain: dict[str, Any] = {"augmentation": still}
+    return write(dataclasses.replace(rows, pixels=pixels), folder)
+
+
+STILL = PretrainAugmentation(crop=False, flip=False, color_strength=0, blur=False)
+
+
+def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
+    alike = images_alike(tmp_path / "alike")
+    plain: dict[str, Any] = {"augmentation": STILL}
     with pytest.raises(
         CollapsedError,
         match=r"^trial-3: .*effective rank.* 1\.00 at step 3, below min_effective_rank 1\.5",
@@ -294,6 +300,31 @@ def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
     context = Context(str(tmp_path / "goes on"), min_effective_rank=0)
     outcome = run_stage("pretrain", assignment, context)
     assert outcome.progress.step == 6 and outcome.metrics["effective_rank"] == 1
+
+
+@pytest.mark.parametrize("low", [1, 2])
+def test_pretraining_that_collapses_in_its_last_rows_has_no_model(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: int
+) -> None:
+    def ranks(*of_rows: float) -> None:
+        found = iter([rank for rank in of_rows for _ in ("features", "projections")])
+        monkeypatch.setattr(pretrain, "effective_rank", lambda _: next(found))
+
+    ranks(*[9.0] * (6 - low), *[1.0] * low)
+    with pytest.raises(CollapsedError, match=r"1\.00 at step 6,"):
+        trials.run("pretrain", shards, tmp_path, tmp_path)
+    assert not (tmp_path / "model.pt").exists()
+    ranks(*[9.0] * (5 - low), *[1.0] * low, 9.0)
+    trials.run("pretrain", shards, tmp_path / "recovers", tmp_path)
+
+
+@pytest.mark.parametrize("warmup_epochs", [0.0, 1.0])
+def test_pretraining_of_two_steps_that_collapses_has_no_model(tmp_path: Path, warmup_epochs: float) -> None:
+    short = {"global_batch_size": 200, "epochs": 1, "warmup_epochs": warmup_epochs}
+    settings = trials.settings("pretrain", short, augmentation=STILL)
+    with pytest.raises(CollapsedError, match=r"1\.00 at step 2,"):
+        trials.run("pretrain", images_alike(tmp_path / "alike"), tmp_path, tmp_path, settings)
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_features_that_are_healthy_can_be_asked_to_be_healthier(shards: str, tmp_path: Path) -> None:

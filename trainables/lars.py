@@ -129,7 +129,7 @@ def norms(tensors: list[Tensor]) -> Tensor:
 def _norm_on_cpu(tensor: Tensor) -> Tensor:
     """In float64; of large tensors, rows are summed in their own type first, which is as fast as memory.
 
-    The rows' rounding errors, of 1e-7 at most, are independent: the norm's is about 1e-8, or less with more than `_ROWS`.
+    The rows' rounding errors, of 1e-7 at most, are independent: the norm's is about 1e-8 and falls with their number.
     """
     numbers = tensor.as_strided((tensor.numel(),), (1,))
     whole = tensor.numel() // _ROW * _ROW
