@@ -12,9 +12,11 @@ from datasets.filesystem import absolute
 from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.config import Study
+from study.describe import describe_plan
+from study.drift import drift
 from study.images import find_images
 from study.load import load_study
-from study.plan import Plan, describe_plan, drift, make_plan, training_rows
+from study.plan import Plan, make_plan, training_rows
 from study.progress import read_progress
 from trainables.spec import STAGES
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from study.check import check_batch, micro_batches
 from study.config import Execution, Study
@@ -26,7 +25,7 @@ from trainables.architecture import (
     parse_architecture,
 )
 from trainables.schedule import learning_rate_at, total_steps
-from trainables.spec import STAGES, DistillSettings, FinetuneSettings, LinearSettings, PretrainSettings, Stage
+from trainables.spec import DistillSettings, FinetuneSettings, LinearSettings, PretrainSettings, Stage
 
 
 class Images(Protocol):
@@ -93,8 +92,13 @@ def make_plan(study: Study, images: Images, finished: Iterable[str] = ()) -> Pla
     """
     expanded = expand(study)
     trials: dict[str, PlannedTrial] = {}
+    like: dict[tuple[object, ...], PlannedTrial] = {}  # trials that differ in seeds take the same
+    kinds: dict[str | None, tuple[object, ...]] = {None: ()}
     for id, spec in expanded.specs.items():
-        trials[id] = _planned(id, spec, study.execution, images, trials)
+        kinds[id] = kind = (spec.architecture, builtins.id(spec.settings), *kinds[spec.parent])
+        if kind not in like:
+            like[kind] = _planned(id, spec, study.execution, images, trials)
+        trials[id] = replace(like[kind], id=id, spec=spec)
     done = frozenset(set(finished) & set(trials))
     return Plan(study, expanded.cells, expanded.naive, trials, done)
 
@@ -129,7 +133,7 @@ def _planned(
         rows=rows,
         steps=steps,
         parameters=encoder_parameters(_architecture(spec.architecture), spec.data.image_size),
-        train_flops=_train_flops(spec, steps, rows, trials),
+        train_flops=train_flops(spec, steps, rows, trials),
     )
 
 
@@ -157,7 +161,7 @@ def _forward(name: str, image_size: int, classes: int, head_depth: int, head_lay
     return forward_flops(architecture, image_size) + head + 2 * width * classes
 
 
-def _train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:
+def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:
     """Operations of a training; a backward pass costs two forward passes, micro-batches another forward pass."""
     settings, size, classes = spec.settings, spec.data.image_size, spec.data.classes
     seen = steps * settings.optimization.global_batch_size
@@ -186,101 +190,3 @@ def _head_of(spec: TrialSpec, trials: dict[str, PlannedTrial]) -> tuple[int, int
     pretrain = trials[spec.parent].spec.settings
     assert isinstance(pretrain, PretrainSettings)
     return pretrain.head_depth, spec.settings.head_layer
-
-
-def describe_plan(plan: Plan) -> Iterator[str]:
-    """The plan as lines of text: a table by stage, then every trial."""
-    study = plan.study
-    yield f"study    {study.name}"
-    if study.question:
-        yield f"question {' '.join(study.question.split())}"
-    images = ExpectedImages.of(study)
-    yield f"data     {study.data.name}: {images.train_images:,} training images, {images.classes:,} classes"
-    total_naive, total = sum(plan.naive.values()), len(plan.trials)
-    yield (
-        f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, "
-        f"{total:,} with shared ones merged"
-    )
-    yield ""
-    yield f"{'stage':<12}{'naive':>8}{'trials':>8}{'finished':>10}{'train FLOPs':>14}{'to do':>14}"
-    for stage in STAGES:
-        mine = [trial for trial in plan.trials.values() if trial.spec.stage == stage]
-        if mine or plan.naive[stage]:
-            yield _stage_line(stage, plan.naive[stage], mine, plan)
-    yield _stage_line("total", total_naive, list(plan.trials.values()), plan)
-    for stage in STAGES:
-        mine = [trial for trial in plan.trials.values() if trial.spec.stage == stage]
-        if not mine:
-            continue
-        width = max(len(trial.id) for trial in mine)
-        yield ""
-        yield f"{stage:<{width}}  {'':8}  {'params':>8}  {'images':>11}  {'steps':>9}  {'FLOPs':>9}  {'workers':>7}"
-        for trial in mine:
-            state = "finished" if trial.id in plan.finished else "to do"
-            yield (
-                f"{trial.id:<{width}}  {state:<8}  {count(trial.parameters):>8}  {trial.rows:>11,}  {trial.steps:>9,}  "
-                f"{trial.train_flops:>9.2e}  {trial.workers:>7}"
-            )
-
-
-def _stage_line(name: str, naive: int, trials: list[PlannedTrial], plan: Plan) -> str:
-    finished = sum(trial.id in plan.finished for trial in trials)
-    flops = sum(trial.train_flops for trial in trials)
-    todo = sum(trial.train_flops for trial in trials if trial.id not in plan.finished)
-    return f"{name:<12}{naive:>8,}{len(trials):>8,}{finished:>10,}{flops:>14.2e}{todo:>14.2e}"
-
-
-def count(number: float) -> str:
-    """A count in three digits or so: 812, 45.2k, 23.6M, 795M."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            scaled = number / limit
-            return f"{scaled:.0f}{suffix}" if scaled >= 100 else f"{scaled:.1f}{suffix}"
-    return f"{number:.0f}"
-
-
-def drift(plan: Plan, finished: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
-    """For each unfinished trial that differs from a finished one in at most two settings: what differs.
-
-    `finished` are the specifications of the storage's records; those of the plan's own trials do not count. Parents'
-    ids are not compared: they follow from their own settings.
-    """
-    planned = {id: _flatten(trial.spec.plain()) for id, trial in plan.trials.items()}
-    own = {frozenset(fields.items()) for fields in planned.values()}
-    others = {frozenset(fields.items()): fields for fields in map(_flatten, finished)}
-    explained: dict[str, list[str]] = {}
-    for stage in STAGES:
-        known = [fields for key, fields in others.items() if fields["stage"] == stage and key not in own]
-        missing = [id for id, trial in plan.missing().items() if known and trial.spec.stage == stage]
-        for id, other in zip(missing, _nearest([planned[id] for id in missing], known), strict=True):
-            mine = planned[id]
-            changes = [
-                f"{key} {other.get(key)} -> {mine.get(key)}" for key in mine | other if other.get(key) != mine.get(key)
-            ]
-            if 1 <= len(changes) <= 2:
-                explained[id] = changes
-    return {id: explained[id] for id in plan.trials if id in explained}
-
-
-def _nearest(wanted: list[dict[str, Any]], known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For each of `wanted`, the first of `known` that differs from it in the fewest fields."""
-    names = sorted({name for fields in (*wanted, *known) for name in fields})
-    codes: dict[tuple[str, Any], int] = {}  # a number for each value met: big plans make millions of comparisons
-
-    def encode(fields: dict[str, Any]) -> list[int]:
-        return [codes.setdefault((name, fields.get(name)), len(codes)) for name in names]
-
-    table = np.array([encode(fields) for fields in known]).T.copy()
-    for fields in wanted:
-        differences = (table != np.array(encode(fields))[:, None]).sum(0)
-        yield known[int(differences.argmin())]
-
-
-def _flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            fields |= _flatten(value, f"{prefix}{key}.")
-        elif prefix + key != "parent":
-            fields[prefix + key] = value
-    return fields
