@@ -15,6 +15,9 @@ BEST = "best"
 
 DEFAULT_TRIALS = 20  # of a search that names no budget
 
+RUNGS = 4
+"""A training that may be pruned is judged at so many evenly spaced points, the last one being its end."""
+
 
 class Dev(Spec):
     """How labelled images are held out to choose by.

@@ -21,19 +21,19 @@ class Option:
     trials: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Choice:
     """A choice of one cell at one stage, open until its trials are finished.
 
-    `options` are listed by the study or, for a `search`, sampled from `space` (axis or setting -> range) as it goes;
-    `stage` and `cell` are what the options change. `base` measures the study's own settings: a search's options take as
-    long as these.
+    `options` are listed by the study or, for a `search`, sampled from `space` (axis or setting -> range) as it goes,
+    which makes the list grow; `stage` and `cell` are what the options change. `base` measures the study's own settings:
+    a search's options take as long as these.
     """
 
     id: str
     stage: Stage
     cell: Cell
-    options: tuple[Option, ...]
+    options: list[Option]
     search: Search | None = None
     space: Mapping[str, Range] = field(default_factory=dict)
     base: tuple[TrialSpec, ...] = ()
@@ -73,8 +73,8 @@ class Decision:
 class Evidence(Protocol):
     """What is known of choices so far."""
 
-    def sampled(self, choice: Choice) -> list[Cell]:
-        """The changes that a search has sampled, in order."""
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        """The changes that a search has sampled, in order, and whether their trials are to be run to the end."""
 
     def decide(self, choice: Choice) -> Decision | None:
         """The decision, None while it is open."""
@@ -83,7 +83,7 @@ class Evidence(Protocol):
 class NoEvidence:
     """Nothing has run: every choice is open."""
 
-    def sampled(self, choice: Choice) -> list[Cell]:
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
         return []
 
     def decide(self, choice: Choice) -> Decision | None:

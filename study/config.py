@@ -68,8 +68,12 @@ class Data(Spec):
 
     def labelled(self, label_fraction: float) -> int:
         """The expected number of labelled images of a label fraction, if all images have labels."""
-        # 0.29 x 100 is 28.99...
-        return max(self.classes, math.floor(label_fraction * self.limited_train_images + 1e-6))
+        return expected_labels(label_fraction, self.limited_train_images, self.classes)
+
+
+def expected_labels(label_fraction: float, images: int, classes: int) -> int:
+    """The number of labelled images of a label fraction where all images have labels, every class at least one."""
+    return max(classes, math.floor(label_fraction * images + 1e-6))  # 0.29 x 100 is 28.99...
 
 
 class Rule(Spec):

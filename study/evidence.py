@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from reports.records import read_record
 from reports.storage import Storage
 from study.cells import Cell
 from study.choices import Choice, Decision, Option, Score
-from study.search import Searches
+
+if TYPE_CHECKING:
+    from study.search import Searches
 
 
 class StoredEvidence:
@@ -26,10 +29,12 @@ class StoredEvidence:
 
     @cached_property
     def searches(self) -> Searches:
+        from study.search import Searches  # here, because Optuna takes a second to import
+
         return Searches(self.storage)
 
-    def sampled(self, choice: Choice) -> list[Cell]:
-        return [changes for changes, _ in self.searches.samples(choice)]
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        return [(changes, state in ("running", "complete")) for changes, state in self.searches.samples(choice)]
 
     def decide(self, choice: Choice) -> Decision | None:
         """The option of the highest mean accuracy, the first of equals; None where one is awaited or all failed."""
@@ -64,6 +69,14 @@ class StoredEvidence:
         measured = [self._measure(id) for id in option.trials]
         return sum(top1 * images for top1, images in measured) / sum(images for _, images in measured)
 
+    def is_pruned(self, id: str) -> bool:
+        """Whether a trial was told to stop since others of its search do better."""
+        return self.storage.exists(*pruned_mark(id))
+
+    def mark_pruned(self, id: str) -> None:
+        """Tell a running trial to stop; it looks after each of its points."""
+        self.storage.write_bytes(b"{}", *pruned_mark(id))
+
     def device_seconds(self, id: str) -> float:
         """What a finished trial took."""
         return read_record(self.storage, id).cost.device_seconds or 0.0
@@ -76,13 +89,18 @@ class StoredEvidence:
         return self._measured[id]
 
 
+def pruned_mark(id: str) -> tuple[str, ...]:
+    """Parts of the path of the file that tells a trial to stop."""
+    return "checkpoints", id, "pruned.json"
+
+
 class Assumed:
     """Evidence for estimates: what is open is decided as if the first option were the best; what is known counts."""
 
     def __init__(self, known: StoredEvidence | None) -> None:
         self.known = known
 
-    def sampled(self, choice: Choice) -> list[Cell]:
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
         return [] if self.known is None else self.known.sampled(choice)
 
     def decide(self, choice: Choice) -> Decision:

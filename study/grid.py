@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from study.adaptive import BEST, Range, Scalar
@@ -158,7 +157,7 @@ class Expansion:
 
     def _listed_choice(self, stage: Stage, cell: Cell, over: dict[str, list[Scalar]]) -> Choice:
         changes = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-        options = tuple(Option(change, self.measure(stage, {**cell, **change})) for change in changes)
+        options = [Option(change, self.measure(stage, {**cell, **change})) for change in changes]
         what = {option.trials[0]: option.changes for option in options}
         return Choice(choice_id(stage, cell, what), stage, cell, options)
 
@@ -172,9 +171,19 @@ class Expansion:
             "measured": base[0].trial_id(),
             "space": {axis: found.model_dump(mode="json", by_alias=True) for axis, found in space.items()},
         }
-        choice = Choice(choice_id(stage, cell, what), stage, cell, (), search, space, base)
-        sampled = self.evidence.sampled(choice)
-        return replace(choice, options=tuple(Option(one, self.measure(stage, {**cell, **one})) for one in sampled))
+        choice = Choice(choice_id(stage, cell, what), stage, cell, [], search, space, base)
+        for changes, needed in self.evidence.sampled(choice):
+            self.add_option(choice, changes, needed)
+        return choice
+
+    def add_option(self, choice: Choice, changes: Cell, needed: bool = True) -> None:
+        """Add what a search has sampled; trials that are not `needed`, of what failed or was pruned, are not made."""
+        cell = {**choice.cell, **changes}
+        if needed:
+            choice.options.append(Option(changes, self.measure(choice.stage, cell)))
+            return
+        specs = [self.maker.specify(choice.stage, cell, dev) for dev in self._dev_splits(choice.stage, cell)]
+        choice.options.append(Option(changes, tuple(spec.trial_id() for spec in specs)))
 
     def _teacher_is_open(self, cell: Cell) -> bool:
         recipe = self.study.stages.distill
@@ -203,7 +212,7 @@ class Expansion:
             return first_open
         what = {option.trials[0]: option.changes for option in options}
         id = choice_id("finetune", {**cell, "architecture": "teacher"}, what)
-        return self.choices.setdefault(id, Choice(id, "finetune", cell, tuple(options)))
+        return self.choices.setdefault(id, Choice(id, "finetune", cell, options))
 
 
 def _listed(recipe: Any) -> dict[str, list[Scalar]]:

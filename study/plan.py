@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import builtins
-import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Protocol
 
+from datasets.splits import held_out_rows
 from study.check import check_batch, micro_batches
-from study.config import Execution, Study
-from study.grid import expand
+from study.choices import Choice
+from study.config import Execution, Study, expected_labels
+from study.evidence import Assumed, StoredEvidence
+from study.grid import Expansion, expand
 from study.trial import TrialSpec
 from trainables.architecture import (
     PROJECTION_DIM,
@@ -49,7 +51,7 @@ class ExpectedImages:
         return cls(study.data.limited_train_images, study.data.classes)
 
     def labelled(self, label_fraction: float) -> int:
-        return max(self.classes, math.floor(label_fraction * self.train_images + 1e-6))  # 0.29 x 100 is 28.99...
+        return expected_labels(label_fraction, self.train_images, self.classes)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PlannedTrial:
 
     `parameters` are the encoder's, as the paper's Table 1 counts them (with batch norm's moving statistics).
     `train_flops` is the arithmetic of training: forward and backward passes, a multiply-add being two operations; the
-    evaluation afterwards is left out.
+    evaluation afterwards is left out. `after`: other trials that must have ended before, since they decide about it.
     """
 
     id: str
@@ -68,39 +70,115 @@ class PlannedTrial:
     steps: int
     parameters: int
     train_flops: float
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials of a study, parents first, beside what a grid without merging would run."""
+    """All trials of a study that are known, parents first, beside what a grid without merging would run.
+
+    `assumed` are trials that a choice will add or replace: what is open costs about as much as these, in which the
+    first option of every choice is taken to be the best. `open_choices` are not decided yet.
+    """
 
     study: Study
     cells: int
     naive: Counter[Stage]
     trials: dict[str, PlannedTrial]
     finished: frozenset[str]
+    assumed: dict[str, PlannedTrial] = field(default_factory=dict)
+    open_choices: tuple[Choice, ...] = ()
 
     def missing(self) -> dict[str, PlannedTrial]:
         return {id: trial for id, trial in self.trials.items() if id not in self.finished}
 
+    def part(self, ids: Collection[str]) -> Plan:
+        """The plan of these trials only, whose parents are among them or finished."""
+        trials = {id: trial for id, trial in self.trials.items() if id in ids or id in self.finished}
+        return replace(self, trials=trials)
 
-def make_plan(study: Study, images: Images, finished: Iterable[str] = ()) -> Plan:
-    """Expand, merge and cost a study.
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to run or to decide."""
+        return not self.open_choices and len(self.finished) == len(self.trials)
+
+    def expected(self) -> dict[str, PlannedTrial]:
+        """All trials that the study is expected to need, parents first."""
+        return {**self.trials, **self.assumed}
+
+
+class Planner:
+    """Costs trials, each kind of trial once: trials that differ in seeds take the same."""
+
+    def __init__(self, study: Study, images: Images) -> None:
+        self.study, self.images = study, images
+        self.trials: dict[str, PlannedTrial] = {}
+        self._like: dict[tuple[object, ...], PlannedTrial] = {}
+        self._kinds: dict[str | None, tuple[object, ...]] = {None: ()}
+
+    def add(self, id: str, spec: TrialSpec, after: tuple[str, ...] = ()) -> PlannedTrial:
+        """Cost a trial whose parent was added before."""
+        kind = (spec.architecture, builtins.id(spec.settings), spec.dev, *self._kinds[spec.parent])
+        self._kinds[id] = kind
+        if kind not in self._like:
+            self._like[kind] = _planned(id, spec, self.study.execution, self.images, self.trials)
+        self.trials[id] = replace(self._like[kind], id=id, spec=spec, after=after)
+        return self.trials[id]
+
+
+def make_plan(
+    study: Study, images: Images, finished: Iterable[str] = (), evidence: StoredEvidence | None = None
+) -> Plan:
+    """Expand, merge and cost a study, as far as `evidence` decides what it leaves open.
 
     Raises:
         ValueError: a combination that cannot be run, named with the trial that it belongs to.
     """
-    expanded = expand(study)
-    trials: dict[str, PlannedTrial] = {}
-    like: dict[tuple[object, ...], PlannedTrial] = {}  # trials that differ in seeds take the same
-    kinds: dict[str | None, tuple[object, ...]] = {None: ()}
-    for id, spec in expanded.specs.items():
-        kinds[id] = kind = (spec.architecture, builtins.id(spec.settings), *kinds[spec.parent])
-        if kind not in like:
-            like[kind] = _planned(id, spec, study.execution, images, trials)
-        trials[id] = replace(like[kind], id=id, spec=spec)
+    return plan_of(expand(study, evidence, images.labelled), Planner(study, images), finished, evidence)
+
+
+def plan_of(
+    expansion: Expansion, planner: Planner, finished: Iterable[str], evidence: StoredEvidence | None = None
+) -> Plan:
+    """The plan of an expansion; its trials are added to the planner."""
+    for id, spec in expansion.specs.items():
+        if id not in planner.trials:
+            planner.add(id, spec)
+    trials = dict(planner.trials)
     done = frozenset(set(finished) & set(trials))
-    return Plan(study, expanded.cells, expanded.naive, trials, done)
+    if not expansion.choices:
+        return Plan(planner.study, expansion.cells, expansion.naive, trials, done)
+    whole = expand(planner.study, Assumed(evidence), planner.images.labelled)
+    assumed = _assumed(whole, Planner(planner.study, planner.images), trials)
+    still_open = tuple(choice for choice in expansion.choices.values() if expansion.evidence.decide(choice) is None)
+    return Plan(planner.study, expansion.cells, whole.naive, trials, done, assumed, still_open)
+
+
+def _assumed(whole: Expansion, planner: Planner, known: Mapping[str, PlannedTrial]) -> dict[str, PlannedTrial]:
+    """Trials beyond those known, each after those that measure the options of the choices that it rests on."""
+    found: dict[str, PlannedTrial] = {}
+    for id, spec in whole.specs.items():
+        after: list[str] = []
+        for choice in [decision.choice for decision in whole.decisions.get(id, ()) if decision.assumed]:
+            after += [other for option in choice.options for other in option.trials]
+            for sample, base in _samples_to_come(choice).items():
+                if sample not in found:
+                    found[sample] = planner.add(sample, base)
+                after.append(sample)
+        planned = planner.add(id, spec, tuple(after))
+        if id not in known:
+            found[id] = planned
+    return found
+
+
+def _samples_to_come(choice: Choice) -> dict[str, TrialSpec]:
+    """Stand-ins for the trials that a search will sample, by names of their own; none where its budget is in hours."""
+    most = None if choice.search is None else choice.search.most_trials
+    return {
+        f"{choice.id}-sample{number + 1}-dev{fold + 1}": spec
+        for number in range(len(choice.options), most or 0)
+        for fold, spec in enumerate(choice.base)
+    }
 
 
 def workers_of(execution: Execution, architecture: str) -> int:
@@ -120,7 +198,7 @@ def _planned(
     rows = training_rows(spec, images)
     workers = 1 if spec.stage == "linear" else workers_of(execution, spec.architecture)
     batch = optimization.global_batch_size
-    check_batch(id, spec, workers, images.train_images)
+    check_batch(id, spec, workers, rows)
     try:
         learning_rate_at(0, rows=rows, optimization=optimization)
     except ValueError as error:
@@ -138,12 +216,13 @@ def _planned(
 
 
 def training_rows(spec: TrialSpec, images: Images) -> int:
-    """Number of images that one epoch of a trial passes over."""
-    settings = spec.settings
+    """Number of images that one epoch of a trial passes over, without those that it holds out."""
+    settings, dev = spec.settings, spec.dev
+    held_out = 0 if dev is None else len(held_out_rows(images.labelled(dev.label_fraction), dev.folds, dev.fold))
     if isinstance(settings, PretrainSettings) or (isinstance(settings, DistillSettings) and settings.images == "all"):
-        return images.train_images
+        return images.train_images - held_out
     assert settings.label_fraction is not None
-    return images.labelled(settings.label_fraction)
+    return images.labelled(settings.label_fraction) - held_out
 
 
 @lru_cache

@@ -20,9 +20,6 @@ from study.choices import Choice
 JOURNAL = ("search", "journal.log")
 """Optuna's journal in the storage, which `optuna-dashboard RUNS/search/journal.log` opens."""
 
-RUNGS = 4
-"""A training that may be pruned is judged at so many evenly spaced points, the last one being its end."""
-
 ASHA_REDUCTION = 3
 """Of the samples that have reached a point the best third goes on (as in Li et al. 2018, Hyperband, section 3)."""
 

@@ -55,6 +55,15 @@ class TrialSpec(Spec):
     dev: DevSplit | None = None
     settings: Settings
 
+    @property
+    def labels_read(self) -> float | None:
+        """The label fraction of which a trial reads labels, to train on or to hold out; None if it reads none.
+
+        A pretraining's probe reads what labels there are, which is no part of its planned subset.
+        """
+        own: float | None = getattr(self.settings, "label_fraction", None)
+        return own if self.dev is None else max(own or 0.0, self.dev.label_fraction)
+
     def plain(self) -> dict[str, Any]:
         """The specification as JSON types, defaults written out."""
         return self.model_dump(mode="json")
