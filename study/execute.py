@@ -88,6 +88,7 @@ def run_trial(config: dict[str, Any]) -> None:
             run_workers(job)
     except PrunedError:
         clear_progress(Storage(job.storage), job.id)
+        Storage(job.storage).delete("checkpoints", job.id, "latest.pt")
     except Exception as error:
         note_error(Storage(job.storage), job.id, error)
         clear_progress(Storage(job.storage), job.id)
