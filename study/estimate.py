@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reports.prices import NodePrice, Prices, hourly
-from reports.records import Record
+from reports.records import Record, read_records
+from reports.storage import Storage
 from study.config import Execution
-from study.hardware import Hardware
+from study.hardware import Hardware, processor, this_machine
 from study.plan import Plan
 from study.simulate import Simulation, critical_path, simulate_plan
-from study.throughput import Throughput
+from study.throughput import Throughput, read_calibrations
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,16 @@ def estimate_plan(
             raise
         clock, why = None, str(error)
     return Estimate(hardware, throughput.device, seconds, sources, clock, why, price, node)
+
+
+def expected_device_seconds(plan: Plan, storage: Storage) -> dict[str, float]:
+    """What a launch on devices like this machine's expects of each unfinished trial; those that nothing tells are left
+    out."""
+    records, _ = read_records(storage)
+    device = this_machine(plan.study.execution.per_worker).device
+    throughput = Throughput(records, read_calibrations(storage), device, processor())
+    expected = {id: throughput.seconds(trial) for id, trial in plan.missing().items()}
+    return {id: seconds for id, seconds in expected.items() if not math.isnan(seconds)}
 
 
 def _slots(hardware: Hardware, execution: Execution) -> int:

@@ -46,7 +46,7 @@ class Job(Spec):
     """Everything a worker needs to run one trial; crosses the process line as JSON.
 
     `steps`, `fingerprint` (of the images) and `subset_hash` (of the labels to be read, null: none) are what was
-    planned; a worker that finds anything else fails the trial.
+    planned; a worker that finds anything else fails the trial. `planned_device_seconds` is what the launch expects.
     """
 
     id: str
@@ -64,6 +64,7 @@ class Job(Spec):
     fingerprint: str
     subset_hash: str | None
     train_flops: float
+    planned_device_seconds: float | None = None
     commit: str
     dirty: bool
 
@@ -222,6 +223,7 @@ def _record(
                 "images": outcome.progress.images,
                 "train_flops": job.train_flops,
                 "sessions": outcome.progress.sessions,
+                "planned_device_seconds": job.planned_device_seconds,
             },
             "resources": {
                 "workers": job.workers,

@@ -12,6 +12,7 @@ from reports.records import Failure, read_failures, read_records, record_ids
 from reports.storage import Storage
 from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_workers
 from study.config import Study
+from study.estimate import expected_device_seconds
 from study.failures import note_death
 from study.images import ShardedImages, check_source, find_images, make_images
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
@@ -102,8 +103,14 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
     max_workers = worker_slots(plan, room, may_grow=may_grow)
     if room < 1:
         display.say(f"no node has room for {execution.per_worker} now: waiting for the cluster to grow")
+    expected = expected_device_seconds(plan, storage)
     schedule = Schedule(plan, lambda id: storage.exists("records", f"{id}.json"), max_workers)
-    searcher = GraphSearcher(schedule, lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)})
+
+    def config(trial: PlannedTrial) -> dict[str, Any]:
+        job = _job(trial, plan.study, storage, images, commit, dirty)
+        return {"job": {**job, "planned_device_seconds": expected.get(trial.id)}}
+
+    searcher = GraphSearcher(schedule, config)
     one = _booked_by_trial(execution.per_worker)
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
