@@ -127,7 +127,8 @@ class ModelSize(Part):
 class Cost(Part):
     """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
-    Seconds and processes are null where a paper does not state them.
+    Seconds and processes are null where a paper does not state them. `planned_device_seconds` is what the launch that
+    ended with this record had estimated (null: nothing told it, or an older record).
     """
 
     wall_seconds: Amount | None
@@ -135,6 +136,7 @@ class Cost(Part):
     images: Count
     train_flops: Amount
     sessions: Count | None
+    planned_device_seconds: Amount | None = None
 
 
 class Resources(Part):

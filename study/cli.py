@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
             _add_launch_options(added)
         if name == "report":
             _add_report_options(added)
+        if name == "plan":
+            _add_plan_options(added)
     added = command("explain", explain, "print what a trial trains, decays, adapts, and at which learning rate")
     added.add_argument("trial", metavar="TRIAL_ID", help="an id, or how it begins")
     added.add_argument("--study", metavar="STUDY.yaml", help="the study that plans it, if it is not finished yet")
@@ -102,6 +104,15 @@ def _add_launch_options(added: argparse.ArgumentParser) -> None:
     added.add_argument("--dry-run", action="store_true", help="print what would be run, in order, and run nothing")
 
 
+def _add_plan_options(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--calibrate", action="store_true", help="first measure a few steps of each architecture and stage here"
+    )
+    added.add_argument("--devices", type=int, metavar="N", help="wall clock on N devices (default: this machine's)")
+    added.add_argument("--node", metavar="TYPE", help="rent nodes of this type of the price table")
+    added.add_argument("--prices", metavar="FILE.yaml", help="a price table in the form of reports/prices.yaml")
+
+
 def _add_report_options(added: argparse.ArgumentParser) -> None:
     added.add_argument("--paper", action="store_true", help="report the paper's own numbers instead of a study")
     added.add_argument("-o", "--output", metavar="FILE", help="where to; the ending chooses the format")
@@ -116,20 +127,38 @@ def _add_report_options(added: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the plan, and what makes an unfinished trial differ from a finished one that is almost the same."""
+    """Print the plan with what it takes, and what makes an unfinished trial differ from a finished one like it."""
+    from reports.prices import DEFAULT, read_prices
+    from study.estimate import estimate_plan
+    from study.hardware import of_node, processor, this_machine
+    from study.throughput import Throughput, read_calibrations, write_calibration
+
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
+    prices = read_prices(options.prices or DEFAULT)
+    node = prices.node(options.node) if options.node else None
+    per_worker = study.execution.per_worker
+    hardware = of_node(node, per_worker) if node else this_machine(per_worker)
+    if options.devices is not None and options.devices < 1:
+        raise ValueError(f"--devices {options.devices}: expected 1 or more")
     made = current_plan(study, storage)
-    for line in describe_plan(made):
+    if options.calibrate:
+        from study.calibrate import calibrate
+
+        storage.check_writable()
+        print(f"stored in {write_calibration(storage, calibrate(made, print))}\n")
+    records, _ = read_records(storage)
+    throughput = Throughput(records, read_calibrations(storage), hardware.device, processor())
+    whole = made.whole()
+    estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)
+    for line in describe_plan(whole, estimate):
         print(line)
-    others = record_ids(storage) - made.finished
-    if made.missing() and others:
-        records, _ = read_records(storage, others)
-        changes = drift(made, [record.spec.model_dump(mode="json") for record in records])
-        if changes:
-            print("\nalmost like a finished trial of this storage:")
-        for id, changed in changes.items():
-            print(f"{id}  {'; '.join(changed)}")
+    others = [record.spec.model_dump(mode="json") for record in records if record.id not in made.finished]
+    changes = drift(made, others) if made.missing() and others else {}
+    if changes:
+        print("\nalmost like a finished trial of this storage:")
+    for id, changed in changes.items():
+        print(f"{id}  {'; '.join(changed)}")
     return 0
 
 

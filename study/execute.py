@@ -48,7 +48,8 @@ class Job(Spec):
 
     `steps`, `fingerprint` (of the images) and `subset_hash` (of the labels to be read, null: none) are what was
     planned; a worker that finds anything else fails the trial. At `rungs` points (0: none) the launch is asked whether
-    a trial is worth going on with. `selections` are the choices on which it rests.
+    a trial is worth going on with. `selections` are the choices on which it rests, `planned_device_seconds` is what the
+    launch expects.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Job(Spec):
     fingerprint: str
     subset_hash: str | None
     train_flops: float
+    planned_device_seconds: float | None = None
     commit: str
     dirty: bool
 
@@ -248,6 +250,7 @@ def _record(
                 "images": outcome.progress.images,
                 "train_flops": job.train_flops,
                 "sessions": outcome.progress.sessions,
+                "planned_device_seconds": job.planned_device_seconds,
             },
             "resources": {
                 "workers": job.workers,

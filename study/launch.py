@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from reports.records import Failure, read_failures, read_records, record_ids
 from reports.storage import Storage
 from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_workers
 from study.config import Study
+from study.estimate import throughput_here
 from study.evidence import StoredEvidence
 from study.failures import PROCESS_DIED, note_death
 from study.growth import Growth
@@ -170,12 +172,17 @@ def run_schedule(schedule: Schedule, growth: Growth, storage: Storage, images: S
     from study.searcher import GraphSearcher
 
     study, (commit, dirty) = growth.plan.study, git_state()
-    one = _booked_by_trial(study.execution.per_worker)
+    one, throughput = _booked_by_trial(study.execution.per_worker), throughput_here(study.execution, storage)
 
     def make_config(trial: PlannedTrial) -> dict[str, Any]:
         job = _job(trial, study, storage, images, commit, dirty)
-        decisions = growth.expansion.decisions.get(trial.id, ())
-        return {"job": {**job, "selections": [one.plain() for one in decisions], "rungs": growth.rungs(trial.id)}}
+        decisions, expected = growth.expansion.decisions.get(trial.id, ()), throughput.seconds(trial)
+        more = {
+            "selections": [decision.plain() for decision in decisions],
+            "rungs": growth.rungs(trial.id),
+            "planned_device_seconds": None if math.isnan(expected) else expected,
+        }
+        return {"job": {**job, **more}}
 
     def judge(id: str, result: dict[str, Any]) -> None:
         if growth.prune(id, result["rung"], result["dev_top1"]):

@@ -97,6 +97,10 @@ class Plan:
         trials = {id: trial for id, trial in self.trials.items() if id in ids or id in self.finished}
         return replace(self, trials=trials)
 
+    def whole(self) -> Plan:
+        """The plan of all trials that the study is expected to need, as if what is open were known."""
+        return replace(self, trials=self.expected(), assumed={})
+
     @property
     def complete(self) -> bool:
         """Whether nothing is left to run or to decide."""
@@ -231,7 +235,7 @@ def _architecture(name: str) -> Architecture:
 
 
 @lru_cache
-def _forward(name: str, image_size: int, classes: int, head_depth: int, head_layers: int) -> float:
+def forward_flops_of(name: str, image_size: int, classes: int, head_depth: int, head_layers: int) -> float:
     """Operations of one image's forward pass: encoder, projection layers, linear layer (if `classes`)."""
     architecture = _architecture(name)
     whole_head = 0 < head_layers == head_depth
@@ -247,17 +251,17 @@ def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, Planne
     passes = 3 if micro_batches(spec) == 1 else 4
     if isinstance(settings, PretrainSettings):
         depth, momentum_encoder = settings.head_depth, settings.memory.decay > 0
-        return seen * 2 * (passes + momentum_encoder) * _forward(spec.architecture, size, 0, depth, depth)
+        return seen * 2 * (passes + momentum_encoder) * forward_flops_of(spec.architecture, size, 0, depth, depth)
     if isinstance(settings, FinetuneSettings):
-        return seen * passes * _forward(spec.architecture, size, classes, *_head_of(spec, trials))
+        return seen * passes * forward_flops_of(spec.architecture, size, classes, *_head_of(spec, trials))
     if isinstance(settings, LinearSettings):
-        features = rows * _forward(spec.architecture, size, 0, 0, 0)
+        features = rows * forward_flops_of(spec.architecture, size, 0, 0, 0)
         return features + seen * 3 * 2 * feature_dim(_architecture(spec.architecture)) * classes
-    student = seen * passes * _forward(spec.architecture, size, classes, 0, 0)
+    student = seen * passes * forward_flops_of(spec.architecture, size, classes, 0, 0)
     if isinstance(settings, DistillSettings):
         assert spec.parent is not None
         teacher = trials[spec.parent].spec
-        return student + seen * _forward(teacher.architecture, size, classes, *_head_of(teacher, trials))
+        return student + seen * forward_flops_of(teacher.architecture, size, classes, *_head_of(teacher, trials))
     return student
 
 
