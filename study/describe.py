@@ -39,13 +39,14 @@ def _open_choices(plan: Plan) -> Iterator[str]:
     searched = [choice for choice in plan.open_choices if choice.search is not None]
     if listed:
         options = sum(len(choice.options) for choice in listed)
-        yield f"open     {len(listed):,} choices among {options:,} options in all, by accuracy on held-out labelled images"
+        yield f"open     {len(listed):,} choices among {options:,} options in all, by accuracy on held-out images"
     for choice in searched[:1]:
         search = choice.search
         assert search is not None
         budget = f"{search.device_hours:g} device-hours" if search.device_hours else f"{search.most_trials} samples"
         each = f", {len(choice.base)} trainings each" if len(choice.base) > 1 else ""
-        yield f"open     {len(searched):,} searches ({search.sampler}) of {budget}{each}, by accuracy on held-out images"
+        by = "by accuracy on held-out images"
+        yield f"open     {len(searched):,} searches ({search.sampler}) of {budget}{each}, {by}"
     if any(choice.search is not None and choice.search.device_hours for choice in searched):
         yield "         searches with a budget in hours are not in the table below"
     if plan.open_choices:

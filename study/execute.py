@@ -13,7 +13,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from ray import tune
 
 from datasets.manifest import read_manifest
@@ -64,8 +64,8 @@ class Job(Spec):
     min_effective_rank: float
     checkpoint_seconds: float
     steps: int
-    rungs: int
-    selections: list[JsonValue]
+    rungs: int = 0
+    selections: list[JsonValue] = Field(default=[])
     fingerprint: str
     subset_hash: str | None
     train_flops: float
