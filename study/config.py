@@ -164,9 +164,9 @@ class Execution(Spec):
     """How trials are executed; nothing here changes a result by more than rounding does.
 
     `tf32` lets GPUs round the factors of float32 convolutions to 10 bits; `channels_last` is how images and kernels lie
-    in memory. A pretraining whose features or projections stay below an effective rank of `min_effective_rank` is
-    stopped, since they no longer tell images apart; with 0 it goes on, also from its last checkpoint. Healthy ones have
-    ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
+    in memory. A pretraining whose features or projections stay or end below an effective rank of `min_effective_rank`
+    is stopped, since they no longer tell images apart; with 0 it goes on, also from its last checkpoint. Healthy ones
+    have ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
     `workers` is a number, or numbers by architecture pattern with `default`; the stage `linear` always has one.
     `per_worker` are Ray resources of one worker. `checkpoint_seconds` is the interval of resumable checkpoints.
     `max_workers` caps the workers in flight on a cluster that grows on demand; without it, the cap is what the

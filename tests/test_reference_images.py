@@ -55,6 +55,7 @@ OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "gray": lambda image, _value: grayscale(image),
     "jitter": _jitter_in_order,
     "blur": lambda image, value: blur(image, image.new_tensor([value])),
+    "mirrored-blur": lambda image, value: blur(image.flip(3), image.new_tensor([value])),
 }
 
 
