@@ -301,7 +301,8 @@ def _read_all(
     def read_chunk(chunk: list[tuple[str, tuple[str, ...]]]) -> list[Model | Problem | None]:
         return [_read(storage, kind, trial_id, parts) for trial_id, parts in chunk]
 
-    chunks = [files[i : i + 64] for i in range(0, len(files), 64)]
+    size = min(64, -(-len(files) // THREADS)) or 1  # a few hundred files far away are still read by all threads
+    chunks = [files[i : i + size] for i in range(0, len(files), size)]
     with ThreadPoolExecutor(THREADS) as pool:
         found = [one for chunk in pool.map(read_chunk, chunks) for one in chunk]
     return [one for one in found if isinstance(one, kind)], [one for one in found if isinstance(one, Problem)]

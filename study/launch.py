@@ -60,6 +60,7 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
     """
     wishes = wishes or Wishes()
+    storage.check_readable()
     images = find_images(study, storage)
     plan = finished_plan(study, storage, images)  # first, because a study that cannot be planned costs nothing
     storage.check_writable()

@@ -21,6 +21,12 @@ RUN: dict[Stage, Callable[[Assignment, Context], Outcome]] = {
 
 
 def run_stage(stage: Stage, assignment: Assignment, context: Context) -> Outcome:
-    """Run a stage; initial weights are a function of the trial's seed, the same on every rank."""
+    """Run a stage; initial weights are a function of the trial's seed, the same on every rank.
+
+    However it ends, no checkpoint is being written any more when this returns: the next attempt reads the last one.
+    """
     torch.manual_seed(assignment.seed)
-    return RUN[stage](assignment, context)
+    try:
+        return RUN[stage](assignment, context)
+    finally:
+        context.finish_writes()
