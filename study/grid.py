@@ -137,7 +137,7 @@ class Expansion:
 
     def _choice(self, stage: Stage, cell: Cell) -> Choice | None:
         """What a stage leaves open in a cell in which its ancestors leave nothing open."""
-        if stage not in self.open_stages or (stage == "finetune" and not self._finetune_is_open(cell)):
+        if stage not in self.open_stages or not self._leaves_open(stage, cell):
             return None
         key = (stage, *(cell[axis] for axis in relevant_axes(stage, tuple(cell))))
         if key not in self._choices:
@@ -150,10 +150,10 @@ class Expansion:
             self.choices[self._choices[key].id] = self._choices[key]
         return self._choices[key]
 
-    def _finetune_is_open(self, cell: Cell) -> bool:
-        recipe = self.study.stages.finetune
-        assert recipe is not None
-        return cell["head_layer"] == BEST or recipe.select is not None or recipe.search is not None
+    def _leaves_open(self, stage: Stage, cell: Cell) -> bool:
+        recipe = getattr(self.study.stages, stage)
+        best_layer = stage == "finetune" and cell["head_layer"] == BEST
+        return best_layer or recipe.select is not None or recipe.search is not None
 
     def _listed_choice(self, stage: Stage, cell: Cell, over: dict[str, list[Scalar]]) -> Choice:
         changes = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
