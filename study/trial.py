@@ -101,7 +101,7 @@ MOST_WRITTEN = 4096
 
 
 def _canonical(value: Any) -> str:
-    return _canonical_spec(value) if isinstance(value, Spec) else json.dumps(value, allow_nan=False)
+    return _canonical_spec(value) if isinstance(value, Spec) else _ENCODER.encode(value)
 
 
 def _canonical_spec(spec: Spec) -> str:
@@ -114,9 +114,12 @@ def _canonical_spec(spec: Spec) -> str:
     return known[1]
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(plain: Mapping[str, Any]) -> str:
     """JSON that is the same for equal values: keys sorted, no spaces, ASCII only."""
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(plain)
 
 
 def parse_trial(plain: Mapping[str, Any]) -> TrialSpec:
