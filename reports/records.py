@@ -150,7 +150,9 @@ class Resources(Part):
 
 
 class DataUsed(Part):
-    """`labelled_images` are the rows whose labels were read; `subset_hash` names exactly these rows (null: none)."""
+    """`labelled_images` are the rows whose labels were read; `subset_hash` is the sha256 of exactly these rows' ids and
+    labels: pairs of int64, little-endian, in the order of the ids (null: none).
+    """
 
     fingerprint: str
     train_images: Count
