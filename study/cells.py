@@ -59,7 +59,7 @@ class TrialMaker:
 
     def make(self, stage: Stage, cell: Cell, dev: DevSplit | None = None) -> str:
         """Id of the trial that a cell needs at a stage; makes it, and its parents, when it is new."""
-        key = (stage, dev, *(cell[axis] for axis in relevant_axes(stage, tuple(cell))))
+        key = (dev, *cell_key(stage, cell))
         if key not in self.ids:
             spec = self.specify(stage, cell, dev)
             self.ids[key] = spec.trial_id()
@@ -139,6 +139,12 @@ def cells(grid: Grid) -> Iterator[Cell]:
     """The cells of one grid, the axes that it leaves out filled with their defaults; the last axis varies fastest."""
     for values in itertools.product(*grid.axes.values()):
         yield {**DEFAULT_AXES, **dict(zip(grid.axes, values, strict=True))}
+
+
+def cell_key(stage: Stage, cell: Cell) -> tuple[Any, ...]:
+    """What of a cell determines a stage's trial: cells may have different axes, so their names are part of it."""
+    axes = relevant_axes(stage, tuple(cell))
+    return stage, axes, *(cell[axis] for axis in axes)
 
 
 @lru_cache

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from study.adaptive import BEST, Range, Scalar
-from study.cells import LINEAGE, TEACHER, Cell, TrialMaker, cells, relevant_axes
+from study.cells import LINEAGE, TEACHER, Cell, TrialMaker, cell_key, cells
 from study.check_adaptive import axis_of, stages_left_open
 from study.choices import Choice, Decision, Evidence, NoEvidence, Option, choice_id
 from study.config import Study
@@ -85,8 +85,7 @@ class Expansion:
             return self.maker.make(stage, cell)
         found = self.resolve(stage, cell)
         if isinstance(found, Choice):
-            key = (stage, *(cell[axis] for axis in relevant_axes(stage, tuple(cell))))
-            self.waiting.setdefault(found.id, {})[key] = stage, cell
+            self.waiting.setdefault(found.id, {})[cell_key(stage, cell)] = stage, cell
             return None
         resolved, decisions = found
         id = self.maker.make(stage, resolved)
@@ -139,7 +138,7 @@ class Expansion:
         """What a stage leaves open in a cell in which its ancestors leave nothing open."""
         if stage not in self.open_stages or not self._leaves_open(stage, cell):
             return None
-        key = (stage, *(cell[axis] for axis in relevant_axes(stage, tuple(cell))))
+        key = cell_key(stage, cell)
         if key not in self._choices:
             recipe = getattr(self.study.stages, stage)
             over = {axis_of(self.study, stage, name): list(values) for name, values in _listed(recipe).items()}
