@@ -78,7 +78,7 @@ class ThroughSearcher:
 
     def __init__(self, plan: Plan, devices: int) -> None:
         self.plan, self.spent, self.asked = plan, 0.0, 0
-        self.searcher = GraphSearcher(Schedule(plan, lambda id: True, devices), lambda trial: {"id": trial.id})
+        self.searcher = GraphSearcher(Schedule(plan, lambda id: "done", devices), lambda trial: {"id": trial.id})
         self.names: dict[str, str] = {}
 
     def next(self) -> PlannedTrial | Literal["wait", "end"]:
