@@ -27,7 +27,7 @@ from trainables.losses import classification_loss
 from trainables.pretrain import Pretraining
 from trainables.spec import FinetuneSettings, Optimization, PretrainSettings
 from trainables.stage import Assignment
-from trainables.stages import run_stage
+from trainables.stages import RUN
 
 MOST_FEATURES = 4096  # held for linear steps, which draw from them
 
@@ -62,7 +62,7 @@ def run_steps(spec: TrialSpec, rows: int, plan: Plan, context: Context) -> None:
     `plan` holds the trial's ancestors; models of their shape and of random weights are written to the context's folder.
     """
     parent = None if spec.parent is None else _random_model(plan.trials[spec.parent].spec, plan, Path(context.folder))
-    run_stage(spec.stage, _assignment(spec, rows, parent), context)
+    RUN[spec.stage](_assignment(spec, rows, parent), context)  # noise has no shards whose labels could be compared
 
 
 def encode(spec: TrialSpec, rows: int, context: Context) -> None:
