@@ -142,14 +142,14 @@ def plan(options: argparse.Namespace) -> int:
     if options.devices is not None and options.devices < 1:
         raise ValueError(f"--devices {options.devices}: expected 1 or more")
     made = current_plan(study, storage)
+    whole = made.whole()
     if options.calibrate:
         from study.calibrate import calibrate
 
         storage.check_writable()
-        print(f"stored in {write_calibration(storage, calibrate(made, print))}\n")
+        print(f"stored in {write_calibration(storage, calibrate(whole, print))}\n")
     records, _ = read_records(storage)
     throughput = Throughput(records, read_calibrations(storage), hardware.device, processor())
-    whole = made.whole()
     estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)
     for line in describe_plan(whole, estimate):
         print(line)
