@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -61,6 +62,13 @@ class Range(Spec):
     whole: tuple[int, int] | None = Field(default=None, strict=False, alias="int")
     choices: list[Scalar] | None = Field(default=None, min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_mapping(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict | Range):
+            raise ValueError(f"expected a range such as {{log: [0.01, 1]}} or {{choices: [...]}}, found {raw!r}")
+        return raw
+
     @model_validator(mode="after")
     def _one_range_that_holds_something(self) -> Range:
         ranges = {"log": self.log, "uniform": self.uniform, "int": self.whole}
@@ -82,6 +90,11 @@ class Range(Spec):
     def ends(self) -> list[Scalar]:
         """Both ends, or all choices: every value that has to be valid for all between to be."""
         return list(self.choices or self.log or self.uniform or self.whole or ())
+
+
+def _is_misspelled(key: str, value: Any) -> bool:
+    known = [name for name in Search.model_fields if name != "settings"]
+    return not isinstance(value, dict | list | Range) and bool(difflib.get_close_matches(key, known, n=1))
 
 
 class Search(Spec):
@@ -108,7 +121,8 @@ class Search(Spec):
     def _settings_beside_the_rest(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or "settings" in raw:
             return raw
-        rest = {key: value for key, value in raw.items() if key in cls.model_fields}
+        # What is no mapping is no range: `trails: 5` is a misspelled key, and no setting.
+        rest = {key: value for key, value in raw.items() if key in cls.model_fields or _is_misspelled(key, value)}
         return {**rest, "settings": {key: value for key, value in raw.items() if key not in rest}}
 
     @model_validator(mode="after")

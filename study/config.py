@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -191,6 +192,17 @@ class Execution(Spec):
         if not self.per_worker or any(amount <= 0 for amount in self.per_worker.values()):
             raise ValueError(f"`per_worker` must name positive amounts such as {{CPU: 1}}, got {self.per_worker}")
         return self
+
+    def workers_of(self, stage: Stage, architecture: str) -> int:
+        """Workers of a trial: the first matching pattern's, else the default."""
+        if stage == "linear":
+            return 1
+        if isinstance(self.workers, int):
+            return self.workers
+        matching = (
+            n for pattern, n in self.workers.items() if pattern != "default" and fnmatchcase(architecture, pattern)
+        )
+        return next(matching, self.workers["default"])
 
 
 class Grid(Spec):

@@ -194,6 +194,7 @@ class Expansion:
         these leaves something open itself, that choice, which comes first."""
         names = sorted({name for grid in self.study.grid for name in map(str, grid.axes["architecture"])})
         layers = list(dict.fromkeys(layer for grid in self.study.grid for layer in grid.axes.get("head_layer", [1])))
+        layers = [layer for layer in layers if layer == BEST or int(layer) <= int(cell["head_depth"])]
         options: list[Option] = []
         first_open: Choice | None = None
         for name, layer in itertools.product(names, layers):

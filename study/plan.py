@@ -6,7 +6,6 @@ import builtins
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Protocol
 
@@ -185,22 +184,12 @@ def _samples_to_come(choice: Choice) -> dict[str, TrialSpec]:
     }
 
 
-def workers_of(execution: Execution, architecture: str) -> int:
-    """Workers of a trial: the first matching pattern's, else the default."""
-    if isinstance(execution.workers, int):
-        return execution.workers
-    for pattern, count in execution.workers.items():
-        if pattern != "default" and fnmatchcase(architecture, pattern):
-            return count
-    return execution.workers["default"]
-
-
 def _planned(
     id: str, spec: TrialSpec, execution: Execution, images: Images, trials: dict[str, PlannedTrial]
 ) -> PlannedTrial:
     optimization = spec.settings.optimization
     rows = training_rows(spec, images)
-    workers = 1 if spec.stage == "linear" else workers_of(execution, spec.architecture)
+    workers = execution.workers_of(spec.stage, spec.architecture)
     batch = optimization.global_batch_size
     check_batch(id, spec, workers, rows)
     try:
