@@ -36,7 +36,7 @@ def main() -> None:
     print("one device each")
     worst = compare(table_1("1"), (8, 16, 32, 64, 512))
     print(f"limit for the searcher: {MOST} x the bound\n")
-    print("as many workers as in the preset, 8 to 64, each on a device of its own (a gang starts when all have room)")
+    print("as many workers as in the preset, 8 to 64 a training, started together")
     compare(table_1("{default: 8, 'r50*': 8, 'r101*': 16, r152w3sk: 64, 'r152*': 32}"), (64, 128, 512))
     if worst > MOST:
         sys.exit("the limit is exceeded")

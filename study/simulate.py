@@ -57,9 +57,11 @@ def simulate(order: Order, seconds: Mapping[str, float], devices: int) -> Simula
             held += found.workers * seconds[found.id]
             heapq.heappush(running, (runs[found.id].end, found.id, found.workers))
         elif running:
-            now, id, workers = heapq.heappop(running)
-            free += workers
-            order.ended(id)
+            now = running[0][0]
+            while running and running[0][0] == now:  # all that end together, before the next is chosen
+                _, id, workers = heapq.heappop(running)
+                free += workers
+                order.ended(id)
         else:
             assert found == "end", "nothing runs, and yet the next trial waits"
             return Simulation(runs, now, held / (now * devices) if now else 0.0)
