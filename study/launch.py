@@ -14,6 +14,7 @@ from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_w
 from study.config import Study
 from study.failures import note_death
 from study.images import ShardedImages, check_source, find_images, make_images
+from study.lease import lease
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.trial import canonical_json
 
@@ -46,7 +47,7 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
     check_source(study, storage)
     if not plan.missing():
         return Launched(plan, {}, [])
-    with ray_cluster(address, storage):
+    with lease(storage, study.name), ray_cluster(address, storage):
         if address is not None:
             check_storage_is_shared(storage)
         if not isinstance(images, ShardedImages):
