@@ -166,7 +166,8 @@ def _trial_table(results: Results) -> str:
 
 
 def _provenance(group: Group) -> str:
-    return sections.provenance(group.records) + sections.cost(group.records) + sections.money(group.money, group.prices)
+    spent = sections.cost(group.records) + sections.planned(group.trials)
+    return sections.provenance(group.records) + spent + sections.money(group.money, group.prices)
 
 
 def _slug(name: str) -> str:

@@ -28,7 +28,14 @@ from pydantic import (
 from reports.storage import Storage
 
 THREADS = 16  # a storage far away answers slowly, but many at once
-RATES = ("top1", "top5", "knn_top1", "contrastive_accuracy")  # metrics that are shares of images, in [0, 1]
+RATES = (
+    "top1",
+    "top5",
+    "dev_top1",
+    "dev_top5",
+    "knn_top1",
+    "contrastive_accuracy",
+)  # metrics that are shares of images, in [0, 1]
 STATED_BY_RUNS = (
     *("spec.seed", "model.parameters", "cost.wall_seconds", "cost.device_seconds", "cost.sessions"),
     *("resources", "environment", "started_at", "finished_at"),
@@ -57,11 +64,20 @@ class DataReference(BaseModel):
     image_size: Count
 
 
+class DevSplit(Part):
+    """Labelled training images that a trial held out, and was evaluated on instead of the test split."""
+
+    label_fraction: Amount
+    folds: Count
+    fold: Count
+
+
 class TrialSpec(Part):
     """Everything that determines a result; `settings` are the stage's own, `parent` is the id of the trial it builds
     on.
 
-    `seed` is null where a paper does not state it.
+    `seed` is null where a paper does not state it. A trial with a `dev` split was run to choose settings by: it has no
+    result on the test split.
     """
 
     protocol: Count
@@ -70,6 +86,7 @@ class TrialSpec(Part):
     architecture: str
     seed: Annotated[int, Strict()] | None
     parent: TrialId | None
+    dev: DevSplit | None = None
     settings: dict[str, JsonValue]
 
     @field_validator("settings")
@@ -78,6 +95,25 @@ class TrialSpec(Part):
         if not _is_finite(settings):
             raise ValueError("settings hold NaN or infinity; expected finite numbers only")
         return settings
+
+
+class Candidate(Part):
+    """Settings among which was chosen: what they change, the trials on held-out images that measured them, and their
+    mean accuracy (null: a trial failed or was stopped early)."""
+
+    changes: dict[str, bool | int | float | str]
+    dev_top1: Number | None
+    trials: tuple[TrialId, ...]
+
+
+class Selection(Part):
+    """A choice on which a trial rests: what was chosen at which stage, by which metric, among what."""
+
+    choice: str
+    stage: Stage
+    by: Literal["dev_top1"]
+    chosen: dict[str, bool | int | float | str]
+    among: tuple[Candidate, ...]
 
 
 class ModelSize(Part):
@@ -91,7 +127,8 @@ class ModelSize(Part):
 class Cost(Part):
     """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
-    Seconds and processes are null where a paper does not state them.
+    Seconds and processes are null where a paper does not state them. `planned_device_seconds` is what the launch that
+    ended with this record had estimated (null: nothing told it, or an older record).
     """
 
     wall_seconds: Amount | None
@@ -99,6 +136,7 @@ class Cost(Part):
     images: Count
     train_flops: Amount
     sessions: Count | None
+    planned_device_seconds: Amount | None = None
 
 
 class Resources(Part):
@@ -136,7 +174,8 @@ class Record(Part):
     logged step.
 
     A paper's result (`source` "paper") may leave out what papers do not state: seed, trained parameters, seconds,
-    processes, resources, environment and times are then null. A run states all of them.
+    processes, resources, environment and times are then null. A run states all of them. `selections` are the choices
+    that were made, on held-out images, before a trial's settings and parents were known.
     """
 
     format: Literal[1]
@@ -153,6 +192,7 @@ class Record(Part):
     environment: Environment | None
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
+    selections: tuple[Selection, ...] = ()
 
     @model_validator(mode="after")
     def _a_run_states_everything(self) -> Record:
@@ -263,7 +303,8 @@ def _read_all(
     def read_chunk(chunk: list[tuple[str, tuple[str, ...]]]) -> list[Model | Problem | None]:
         return [_read(storage, kind, trial_id, parts) for trial_id, parts in chunk]
 
-    chunks = [files[i : i + 64] for i in range(0, len(files), 64)]
+    size = min(64, -(-len(files) // THREADS)) or 1  # a few hundred files far away are still read by all threads
+    chunks = [files[i : i + size] for i in range(0, len(files), size)]
     with ThreadPoolExecutor(THREADS) as pool:
         found = [one for chunk in pool.map(read_chunk, chunks) for one in chunk]
     return [one for one in found if isinstance(one, kind)], [one for one in found if isinstance(one, Problem)]

@@ -12,14 +12,20 @@ from datasets.filesystem import absolute
 from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.config import Study
+from study.describe import describe_plan
+from study.drift import drift
+from study.evidence import StoredEvidence
 from study.images import find_images
-from study.load import load_study
-from study.plan import Plan, describe_plan, drift, make_plan, training_rows
+from study.load import load_study, with_seeds
+from study.only import parse_only
+from study.plan import Plan, PlannedTrial, make_plan, training_rows
 from study.progress import read_progress
+from study.schedule import Schedule
 from trainables.spec import STAGES
 
 if TYPE_CHECKING:
     from reports.results import Results
+    from study.launch import Launched, Wishes
 
 
 def main(arguments: list[str]) -> int:
@@ -66,9 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("study", metavar="STUDY.yaml", nargs="?" if name == "report" else None)
         add_storage_and_overrides(added)
         if name == "launch":
-            added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
+            _add_launch_options(added)
         if name == "report":
             _add_report_options(added)
+        if name == "plan":
+            _add_plan_options(added)
     added = command("explain", explain, "print what a trial trains, decays, adapts, and at which learning rate")
     added.add_argument("trial", metavar="TRIAL_ID", help="an id, or how it begins")
     added.add_argument("--study", metavar="STUDY.yaml", help="the study that plans it, if it is not finished yet")
@@ -80,6 +88,29 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--train-limit", type=int, metavar="N", help="keep N training images, balanced over the classes")
     added.add_argument("--test-limit", type=int, metavar="N", help="keep N test images, balanced over the classes")
     return parser
+
+
+def _add_launch_options(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
+    added.add_argument(
+        "--only",
+        metavar="FIELD=PATTERN ...",
+        help="run only trials that match, such as 'stage=finetune architecture=r50*', and what these need",
+    )
+    added.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier launch")
+    added.add_argument(
+        "--seeds", type=int, metavar="N", help="run every cell for N seeds; finished ones stay as they are"
+    )
+    added.add_argument("--dry-run", action="store_true", help="print what would be run, in order, and run nothing")
+
+
+def _add_plan_options(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--calibrate", action="store_true", help="first measure a few steps of each architecture and stage here"
+    )
+    added.add_argument("--devices", type=int, metavar="N", help="wall clock on N devices (default: this machine's)")
+    added.add_argument("--node", metavar="TYPE", help="rent nodes of this type of the price table")
+    added.add_argument("--prices", metavar="FILE.yaml", help="a price table in the form of reports/prices.yaml")
 
 
 def _add_report_options(added: argparse.ArgumentParser) -> None:
@@ -96,26 +127,45 @@ def _add_report_options(added: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the plan, and what makes an unfinished trial differ from a finished one that is almost the same."""
+    """Print the plan with what it takes, and what makes an unfinished trial differ from a finished one like it."""
+    from reports.prices import DEFAULT, read_prices
+    from study.estimate import estimate_plan
+    from study.hardware import of_node, processor, this_machine
+    from study.throughput import Throughput, read_calibrations, write_calibration
+
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
+    prices = read_prices(options.prices or DEFAULT)
+    node = prices.node(options.node) if options.node else None
+    per_worker = study.execution.per_worker
+    hardware = of_node(node, per_worker) if node else this_machine(per_worker)
+    if options.devices is not None and options.devices < 1:
+        raise ValueError(f"--devices {options.devices}: expected 1 or more")
     made = current_plan(study, storage)
-    for line in describe_plan(made):
+    whole = made.whole()
+    if options.calibrate:
+        from study.calibrate import calibrate
+
+        storage.check_writable()
+        print(f"stored in {write_calibration(storage, calibrate(whole, print))}\n")
+    records, _ = read_records(storage)
+    throughput = Throughput(records, read_calibrations(storage), hardware.device, processor())
+    estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)
+    for line in describe_plan(whole, estimate):
         print(line)
-    others = record_ids(storage) - made.finished
-    if made.missing() and others:
-        records, _ = read_records(storage, others)
-        changes = drift(made, [record.spec.model_dump(mode="json") for record in records])
-        if changes:
-            print("\nalmost like a finished trial of this storage:")
-        for id, changed in changes.items():
-            print(f"{id}  {'; '.join(changed)}")
+    others = [record.spec.model_dump(mode="json") for record in records if record.id not in made.finished]
+    changes = drift(made, others) if made.missing() and others else {}
+    if changes:
+        print("\nalmost like a finished trial of this storage:")
+    for id, changed in changes.items():
+        print(f"{id}  {'; '.join(changed)}")
     return 0
 
 
 def current_plan(study: Study, storage: Storage) -> Plan:
     """The plan with what storage holds now; a record that cannot be read is named and does not count."""
-    made = make_plan(study, find_images(study, storage), record_ids(storage))
+    done = record_ids(storage)
+    made = make_plan(study, find_images(study, storage), done, StoredEvidence(storage, done))
     records, problems = read_records(storage, made.finished)
     for problem in problems:
         print(f"not a record: {problem.path}: {problem.reason}; delete or restore it", file=sys.stderr)
@@ -127,11 +177,17 @@ def launch(options: argparse.Namespace) -> int:
     import rich.console
 
     from study.display import Display
+    from study.launch import Wishes
     from study.launch import launch as run
 
     study = load_study(options.study, options.set)
+    if options.seeds is not None:
+        study = with_seeds(study, options.seeds)
     storage = Storage(options.storage)
-    launched = run(study, storage, options.address, Display(rich.console.Console()))
+    wishes = Wishes(parse_only(options.only) if options.only is not None else None, options.retry_failed)
+    if options.dry_run:
+        return _dry_run(current_plan(study, storage), storage, wishes)
+    launched = run(study, storage, options.address, Display(rich.console.Console()), wishes)
     if launched.plan.finished or launched.failures:
         from reports.build import read_results, write_report
         from study.reporting import study_info
@@ -139,14 +195,38 @@ def launch(options: argparse.Namespace) -> int:
         print(f"report: {write_report(storage, read_results(storage, study_info(launched.plan)))[0]}")
     if launched.complete:
         return 0
+    _say_what_is_missing(launched)
+    return 1
+
+
+def _say_what_is_missing(launched: Launched) -> None:
     for id, failure in launched.failures.items():
         print(f"failed: {id}: {failure.error_type}: {failure.message}", file=sys.stderr)
-    for id in launched.skipped:
+    for id in set(launched.skipped) & launched.plan.trials.keys():
         print(f"skipped: {id}: its parent {launched.plan.trials[id].spec.parent} has no result", file=sys.stderr)
-    missing, planned = len(launched.plan.missing()), len(launched.plan.trials)
-    again = "mend what failed, then launch again" if launched.failures else "launch again to go on"
+    for choice in launched.plan.open_choices:
+        print(f"not decided: {choice.id}: {len(choice.options)} candidates, not all with a result", file=sys.stderr)
+    missing, planned = len(launched.wanted - launched.plan.finished), len(launched.plan.trials)
+    again = "mend what failed, then launch with --retry-failed" if launched.failures else "launch again to go on"
     print(f"{missing} of {planned} trials have no record; {again}", file=sys.stderr)
-    return 1
+
+
+def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
+    """Print the trials that a launch would run, in the order in which it would start them."""
+    from study.launch import failed_for_good, wanted_trials
+
+    wanted = wanted_trials(plan, wishes)
+    failed = {} if wishes.retry_failed else failed_for_good(storage, plan)
+    schedule = Schedule(plan.part(wanted), lambda id: "done", sys.maxsize, given_up=failed)
+    while isinstance(trial := schedule.next(), PlannedTrial):
+        print(f"{trial.id}  {trial.train_flops:.2e} FLOPs")
+        schedule.ended(trial.id)
+    for id, failure in failed.items():
+        if id in wanted:
+            print(f"left alone: {id} failed before ({failure.error_type}); --retry-failed tries it again")
+    for choice in plan.open_choices:
+        print(f"to be decided: {choice.id}, which adds trials when its candidates have results")
+    return 0
 
 
 def status(options: argparse.Namespace) -> int:

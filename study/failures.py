@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from reports.records import Failure, read_failures, write_failure
 from reports.storage import Storage
 
+PROCESS_DIED = "ProcessDied"
+"""The error of a trial that ended without a word, which says nothing of the trial."""
+
 
 def note_error(storage: Storage, id: str, error: BaseException) -> None:
     """Write a trial's failure: the error that a worker met, not the one in which Ray Train wrapped it."""
@@ -24,7 +27,7 @@ def note_death(storage: Storage, id: str, launched_at: datetime) -> None:
     if any(failure.failed_at >= launched_at for failure in known):
         return
     message = "its process ended without a word (killed, or out of memory); launch again to continue it"
-    _note(storage, id, "ProcessDied", message, "", "")
+    _note(storage, id, PROCESS_DIED, message, "", "")
 
 
 def _note(storage: Storage, id: str, error_type: str, message: str, text: str, host: str) -> None:

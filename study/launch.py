@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -12,27 +13,46 @@ from reports.records import Failure, read_failures, read_records, record_ids
 from reports.storage import Storage
 from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_workers
 from study.config import Study
-from study.failures import note_death
+from study.estimate import throughput_here
+from study.evidence import StoredEvidence
+from study.failures import PROCESS_DIED, note_death
+from study.growth import Growth
 from study.images import ShardedImages, check_source, find_images, make_images
+from study.lease import lease
+from study.only import Only, matches, with_what_they_need
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.schedule import Schedule
+from study.schedule import Ending, Schedule
 from study.trial import canonical_json
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What of a study a launch runs: `only` what matches and what that needs; what failed before if `retry_failed`."""
+
+    only: Only | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
 class Launched:
-    """How a launch ended: the plan with all that is finished now, failures by trial id, trials skipped for a parent."""
+    """How a launch ended: the plan with all that is finished now, failures by trial id, trials skipped for a parent.
+
+    `wanted` are the trials that the launch was to run, finished ones included.
+    """
 
     plan: Plan
     failures: dict[str, Failure]
     skipped: list[str]
+    wanted: set[str]
 
     @property
     def complete(self) -> bool:
-        return not self.plan.missing()
+        """Whether all that was wanted has a record, and all is decided that was to be chosen."""
+        everything = self.wanted >= self.plan.trials.keys()
+        return self.wanted <= self.plan.finished and (self.plan.complete or not everything)
 
 
-def launch(study: Study, storage: Storage, address: str | None, display: Any) -> Launched:
+def launch(study: Study, storage: Storage, address: str | None, display: Any, wishes: Wishes | None = None) -> Launched:
     """Run what is missing; launching again resumes.
 
     Everything that can be wrong with the study is found before a trial starts.
@@ -40,23 +60,31 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
     """
+    wishes = wishes or Wishes()
+    storage.check_readable()
     images = find_images(study, storage)
     plan = finished_plan(study, storage, images)  # first, because a study that cannot be planned costs nothing
     storage.check_writable()
     check_source(study, storage)
-    if not plan.missing():
-        return Launched(plan, {}, [])
-    with ray_cluster(address, storage):
-        if address is not None:
-            check_storage_is_shared(storage)
-        if not isinstance(images, ShardedImages):
-            display.say(f"sharding {study.data.source} for {study.name}")
-            images = make_images(study, storage)
-            plan = finished_plan(study, storage, images)
-        skipped = run_plan(plan, storage, images, display, may_grow=address is not None)
-    plan = finished_plan(study, storage, images)
+    skipped: list[str] = []
+    if wanted_trials(plan, wishes) - plan.finished or plan.open_choices:
+        with lease(storage, study.name), ray_cluster(address, storage):
+            if address is not None:
+                check_storage_is_shared(storage)
+            if not isinstance(images, ShardedImages):
+                display.say(f"sharding {study.data.source} for {study.name}")
+                images = make_images(study, storage)
+            skipped = run_study(study, storage, images, display, wishes, may_grow=address is not None)
+        plan = finished_plan(study, storage, images)
     failures, _ = read_failures(storage, plan.missing())
-    return Launched(plan, {failure.id: failure for failure in failures}, skipped)
+    return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
+
+
+def wanted_trials(plan: Plan, wishes: Wishes) -> set[str]:
+    """Ids of a plan's trials that a launch is to run or finds finished."""
+    if wishes.only is None:
+        return set(plan.trials)
+    return with_what_they_need(wishes.only, plan.expected()) & plan.trials.keys()
 
 
 def finished_plan(study: Study, storage: Storage, images: ShardedImages | ExpectedImages) -> Plan:
@@ -65,7 +93,14 @@ def finished_plan(study: Study, storage: Storage, images: ShardedImages | Expect
     Raises:
         ValueError: a record in storage that cannot be read, or that is of other data.
     """
-    plan = make_plan(study, images, record_ids(storage))
+    done = record_ids(storage)
+    plan = make_plan(study, images, done, StoredEvidence(storage, done))
+    check_records(plan, storage, images)
+    return plan
+
+
+def check_records(plan: Plan, storage: Storage, images: ShardedImages | ExpectedImages) -> None:
+    """Refuse records of a plan's trials that are unreadable or of other data."""
     records, problems = read_records(storage, plan.finished)
     if problems:
         listed = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
@@ -73,22 +108,64 @@ def finished_plan(study: Study, storage: Storage, images: ShardedImages | Expect
     for record in records:
         if isinstance(images, ShardedImages) and record.data.fingerprint != images.manifest.fingerprint:
             raise ValueError(
-                f"the data set {study.data.name!r} changed under this study: the record of {record.id} is of data with "
-                f"fingerprint {record.data.fingerprint[:12]}, the shards in {images.shards} have "
+                f"the data set {plan.study.data.name!r} changed under this study: the record of {record.id} is of data "
+                f"with fingerprint {record.data.fingerprint[:12]}, the shards in {images.shards} have "
                 f"{images.manifest.fingerprint[:12]}. Restore the shards, or give the changed data another data.name"
             )
         same = canonical_json(record.spec.model_dump(mode="json")) == canonical_json(
             plan.trials[record.id].spec.plain()
         )
         assert same, f"two specifications share the id {record.id}"
-    return plan
 
 
-def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, *, may_grow: bool) -> list[str]:
-    """Run every missing trial of a plan; returns the ids that were skipped because a parent failed.
+def run_study(
+    study: Study, storage: Storage, images: ShardedImages, display: Any, wishes: Wishes, *, may_grow: bool
+) -> list[str]:
+    """Run every missing trial of a study, and those that are known only when others are finished; returns the ids that
+    were skipped because what they need failed.
 
     `may_grow`: the cluster may get more nodes than it has now.
     """
+    done, launched_at = record_ids(storage), datetime.now(UTC)
+    growth = Growth(study, images, done, StoredEvidence(storage, done))
+    check_records(growth.plan, storage, images)
+    room = room_for_workers(study.execution.per_worker)
+    max_workers = worker_slots(growth.plan, room, may_grow=may_grow)
+    if room < 1:
+        display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")
+    wanted = wanted_trials(growth.plan, wishes)
+    failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan)
+    for id in failed.keys() & wanted:
+        display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
+    schedule = Schedule(
+        growth.plan.part(wanted),
+        lambda id: how_it_ended(storage, growth, id),
+        max_workers,
+        lambda changed: [trial for trial in growth.after(changed) if not wishes.only or matches(wishes.only, trial)],
+        given_up=failed,
+    )
+    run_schedule(schedule, growth, storage, images, display)
+    for id, state in schedule.states.items():
+        if state == "failed" and id not in failed:
+            note_death(storage, id, launched_at)
+    return [id for id, state in schedule.states.items() if state == "skipped"]
+
+
+def failed_for_good(storage: Storage, plan: Plan) -> dict[str, Failure]:
+    """Failures of a plan's trials, without those whose process was killed: these go on where they were."""
+    failures, _ = read_failures(storage, plan.missing())
+    return {failure.id: failure for failure in failures if failure.error_type != PROCESS_DIED}
+
+
+def how_it_ended(storage: Storage, growth: Growth, id: str) -> Ending:
+    """How a trial ended, by what it left in storage."""
+    if storage.exists("records", f"{id}.json"):
+        return "done"
+    return "pruned" if growth.evidence.is_pruned(id) else "failed"
+
+
+def run_schedule(schedule: Schedule, growth: Growth, storage: Storage, images: ShardedImages, display: Any) -> None:
+    """Run the trials of a schedule as trials of one Ray Tune run."""
     from ray import tune
 
     from study.display import OnStep
@@ -96,15 +173,22 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
     from study.reporting import REFRESH_SECONDS, refreshing
     from study.searcher import GraphSearcher
 
-    execution, launched_at = plan.study.execution, datetime.now(UTC)
-    commit, dirty = git_state()
-    room = room_for_workers(execution.per_worker)
-    max_workers = worker_slots(plan, room, may_grow=may_grow)
-    if room < 1:
-        display.say(f"no node has room for {execution.per_worker} now: waiting for the cluster to grow")
-    schedule = Schedule(plan, lambda id: storage.exists("records", f"{id}.json"), max_workers)
-    searcher = GraphSearcher(schedule, lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)})
-    one = _booked_by_trial(execution.per_worker)
+    study, (commit, dirty) = growth.plan.study, git_state()
+    one, throughput = _booked_by_trial(study.execution.per_worker), throughput_here(study.execution, storage)
+
+    def make_config(trial: PlannedTrial) -> dict[str, Any]:
+        job = _job(trial, study, storage, images, commit, dirty)
+        decisions, expected = growth.expansion.decisions.get(trial.id, ()), throughput.seconds(trial)
+        more = {
+            "selections": [decision.plain() for decision in decisions],
+            "rungs": growth.rungs(trial.id),
+            "planned_device_seconds": None if math.isnan(expected) else expected,
+        }
+        return {"job": {**job, **more}}
+
+    def judge(id: str, result: dict[str, Any]) -> None:
+        if growth.prune(id, result["rung"], result["dev_top1"]):
+            growth.evidence.mark_pruned(id)
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([one if config["job"]["workers"] == 1 else {"CPU": 0.01}])
@@ -112,15 +196,15 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
         display.following(schedule, storage) as callback,
-        refreshing(plan, storage) as report,
+        refreshing(growth.plan, storage) as report,
     ):
-        refresh = OnStep(lambda: report.refresh(ended(schedule)), REFRESH_SECONDS)
+        refresh = OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)
         tuner = tune.Tuner(
             tune.with_resources(run_trial, resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=len(plan.missing()),
-                max_concurrent_trials=max_workers,
+                search_alg=GraphSearcher(schedule, make_config, judge),
+                num_samples=-1,  # until the schedule says that it is at its end
+                max_concurrent_trials=schedule.max_workers,
                 metric="finished",
                 mode="max",
                 reuse_actors=True,
@@ -133,10 +217,6 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
             ),
         )
         tuner.fit()
-    for id, state in schedule.states.items():
-        if state == "failed":
-            note_death(storage, id, launched_at)
-    return [id for id, state in schedule.states.items() if state == "skipped"]
 
 
 def ended(schedule: Schedule) -> int:
@@ -160,7 +240,7 @@ def _job(
     trial: PlannedTrial, study: Study, storage: Storage, images: ShardedImages, commit: str, dirty: bool
 ) -> dict[str, Any]:
     """A trial's job as plain JSON types; `execute.Job` types it again on the other side."""
-    fraction = getattr(trial.spec.settings, "label_fraction", None)
+    fraction = trial.spec.labels_read
     return {
         "id": trial.id,
         "study": study.name,
@@ -197,7 +277,7 @@ def worker_slots(plan: Plan, room: int, *, may_grow: bool) -> int:
     execution = plan.study.execution
     cap = execution.max_workers
     slots = room if cap is None else cap if may_grow else min(cap, room)
-    widest = max(plan.missing().values(), key=lambda trial: trial.workers)
+    widest = max(plan.expected().values(), key=lambda trial: (trial.id not in plan.finished, trial.workers))
     if widest.workers > slots:
         raise ValueError(
             f"{widest.id} asks for {widest.workers} workers of {execution.per_worker}, but there is room for {slots}; "

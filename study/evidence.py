@@ -1,0 +1,112 @@
+"""What a storage knows of a study's choices: accuracies on held-out images, and what searches have sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from reports.records import read_record
+from reports.storage import Storage
+from study.cells import Cell
+from study.choices import Choice, Decision, Option, Score
+
+if TYPE_CHECKING:
+    from study.search import Searches
+
+
+class StoredEvidence:
+    """Evidence from records alone: trials in `done` have one. Trials in `failed` are known to get none.
+
+    A listed choice is decided when each of its trials has ended, a search when its budget is used up.
+    """
+
+    def __init__(self, storage: Storage, done: Collection[str]) -> None:
+        self.storage = storage
+        self.done = set(done)
+        self.failed: set[str] = set()
+        self._measured: dict[str, tuple[float, float]] = {}
+
+    @cached_property
+    def searches(self) -> Searches:
+        from study.search import Searches  # here, because Optuna takes a second to import
+
+        return Searches(self.storage)
+
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        return [(changes, state in ("running", "complete")) for changes, state in self.searches.samples(choice)]
+
+    def decide(self, choice: Choice) -> Decision | None:
+        """The option of the highest mean accuracy, the first of equals; None where one is awaited or all failed."""
+        if not self.is_over(choice):
+            return None
+        scores = tuple(Score(option, self.score(option)) for option in choice.options)
+        known = [(score.dev_top1, score.option) for score in scores if score.dev_top1 is not None]
+        if not known:
+            return None
+        return Decision(choice, max(known, key=lambda found: found[0])[1], scores)
+
+    def is_over(self, choice: Choice) -> bool:
+        """Whether nothing more is to be learnt about a choice's options."""
+        if choice.search is None:
+            return all(id in self.done or id in self.failed for option in choice.options for id in option.trials)
+        states = [state for _, state in self.searches.samples(choice)]
+        return self.budget_spent(choice) and "running" not in states
+
+    def budget_spent(self, choice: Choice) -> bool:
+        """Whether a search may sample nothing more: so many samples, or so many device-hours of finished trials."""
+        assert choice.search is not None
+        most, hours = choice.search.most_trials, choice.search.device_hours
+        if most is not None:
+            return len(self.searches.samples(choice)) >= most
+        spent = sum(self.device_seconds(id) for option in choice.options for id in option.trials if id in self.done)
+        return hours is not None and spent >= 3600 * hours
+
+    def score(self, option: Option) -> float | None:
+        """Mean accuracy over all images that an option's trials held out; None unless all of them have a record."""
+        if not all(id in self.done for id in option.trials):
+            return None
+        measured = [self._measure(id) for id in option.trials]
+        return sum(top1 * images for top1, images in measured) / sum(images for _, images in measured)
+
+    def is_pruned(self, id: str) -> bool:
+        """Whether a trial was told to stop since others of its search do better."""
+        return self.storage.exists(*pruned_mark(id))
+
+    def mark_pruned(self, id: str) -> None:
+        """Tell a running trial to stop; it looks after each of its points."""
+        self.storage.write_bytes(b"{}", *pruned_mark(id))
+
+    def device_seconds(self, id: str) -> float:
+        """What a finished trial took."""
+        return read_record(self.storage, id).cost.device_seconds or 0.0
+
+    def _measure(self, id: str) -> tuple[float, float]:
+        """A finished trial's accuracy on its held-out images, and their number; a record never changes."""
+        if id not in self._measured:
+            metrics = read_record(self.storage, id).metrics
+            self._measured[id] = metrics["dev_top1"], metrics["evaluated"]
+        return self._measured[id]
+
+
+def pruned_mark(id: str) -> tuple[str, ...]:
+    """Parts of the path of the file that tells a trial to stop."""
+    return "checkpoints", id, "pruned.json"
+
+
+class Assumed:
+    """Evidence for estimates: what is open is decided as if the first option were the best; what is known counts."""
+
+    def __init__(self, known: StoredEvidence | None) -> None:
+        self.known = known
+
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        return [] if self.known is None else self.known.sampled(choice)
+
+    def decide(self, choice: Choice) -> Decision:
+        decision = None if self.known is None else self.known.decide(choice)
+        if decision is not None:
+            return decision
+        own = {axis: found.ends[0] for axis, found in choice.space.items() if axis in choice.cell}
+        first = Option(own, ()) if choice.search is not None else choice.options[0]
+        return Decision(choice, first, (), assumed=True)

@@ -1,0 +1,162 @@
+"""Searches within cells: what Optuna samples, is told and prunes, in a journal that lies in the study's storage."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from reports.storage import Storage
+from study.adaptive import Range, Search
+from study.cells import Cell
+from study.choices import Choice
+
+JOURNAL = ("search", "journal.log")
+"""Optuna's journal in the storage, which `optuna-dashboard RUNS/search/journal.log` opens."""
+
+ASHA_REDUCTION = 3
+"""Of the samples that have reached a point the best third goes on (as in Li et al. 2018, Hyperband, section 3)."""
+
+WARM_STARTS = 3
+"""A new search first tries the winners of at most so many earlier ones over the same settings at the same stage."""
+
+State = Literal["running", "complete", "pruned", "failed"]
+
+STATES: dict[TrialState, State] = {
+    TrialState.WAITING: "running",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+class Searches:
+    """All searches of a storage; only one process may ask and tell at a time, any number may read.
+
+    A journal on an object store is copied to this machine when it is opened, and put back after every change.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.storage = storage
+        self.known: dict[str, optuna.Study] = {}
+        self._journal: JournalStorage | None = None
+        self._file = Path(storage.path(*JOURNAL))
+        if not storage.is_local:
+            self._copy = tempfile.TemporaryDirectory(prefix="labelscale-search-")
+            self._file = Path(self._copy.name) / JOURNAL[-1]
+            if storage.exists(*JOURNAL):
+                self._file.write_bytes(storage.read_bytes(*JOURNAL))
+
+    def samples(self, choice: Choice) -> list[tuple[Cell, State]]:
+        """What a search has sampled, in order: the changes of the cell, and what became of them."""
+        study = self._find(choice)
+        return [] if study is None else [(dict(trial.params), STATES[trial.state]) for trial in _asked(study)]
+
+    def ask(self, choice: Choice) -> int:
+        """Sample new settings; returns their number in `samples`.
+
+        The sampler's seed is made of the search's seed, the choice, and the number of samples so far, so that a search
+        that was interrupted goes on as it would have.
+        """
+        assert choice.search is not None
+        study = self._find(choice) or self._create(choice)
+        study.sampler = _sampler(choice.search, choice.id, len(_asked(study)))
+        number = study.ask({axis: _distribution(found) for axis, found in choice.space.items()}).number
+        self._put_back()
+        return number
+
+    def tell(self, choice: Choice, number: int, dev_top1: float | None, state: State) -> None:
+        """Say what became of a sample; what was told before stays as it is."""
+        study = self._find(choice)
+        assert study is not None and (state == "complete") == (dev_top1 is not None)
+        ended = next(ended for ended, name in STATES.items() if name == state)
+        study.tell(number, dev_top1, ended, skip_if_finished=True)
+        self._put_back()
+
+    def report(self, choice: Choice, number: int, step: int, dev_top1: float) -> bool:
+        """Note a sample's accuracy at one of its points (from 1); returns whether it is to be pruned there."""
+        study = self._find(choice)
+        assert study is not None and choice.search is not None
+        study.pruner = _pruner(choice.search)
+        frozen = study.trials[number]
+        trial = optuna.Trial(study, frozen._trial_id)
+        if step not in frozen.intermediate_values:  # an interrupted training passes a point twice
+            trial.report(dev_top1, step)
+            self._put_back()
+        return trial.should_prune()
+
+    def _open(self) -> JournalStorage:
+        if self._journal is None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            lock = JournalFileOpenLock(str(self._file))  # a symlink, the default, is not to be had on every file system
+            self._journal = JournalStorage(JournalFileBackend(str(self._file), lock))
+        return self._journal
+
+    def _find(self, choice: Choice) -> optuna.Study | None:
+        """The Optuna study of a choice, None before its first sample."""
+        if choice.id not in self.known and self._file.exists():
+            names = {study.study_name for study in self._open().get_all_studies()}
+            if choice.id in names:
+                self.known[choice.id] = optuna.load_study(study_name=choice.id, storage=self._open())
+        return self.known.get(choice.id)
+
+    def _create(self, choice: Choice) -> optuna.Study:
+        earlier = self._winners_like(choice)
+        study = optuna.create_study(study_name=choice.id, storage=self._open(), direction="maximize")
+        for params in earlier:
+            study.enqueue_trial(params)
+        self.known[choice.id] = study
+        return study
+
+    def _winners_like(self, choice: Choice) -> list[dict[str, object]]:
+        """The best settings of the latest searches at the same stage over the same ranges, each once."""
+        space = {axis: _distribution(found) for axis, found in choice.space.items()}
+        found: list[dict[str, object]] = []
+        for other in reversed(self._open().get_all_studies()):
+            if not other.study_name.startswith(f"choose-{choice.stage}-"):
+                continue
+            done = self._open().get_all_trials(other._study_id, states=[TrialState.COMPLETE])
+            if done and done[0].distributions == space:
+                best = max(done, key=lambda trial: trial.value or 0.0).params
+                found += [best] if best not in found else []
+        return found[:WARM_STARTS]
+
+    def _put_back(self) -> None:
+        if not self.storage.is_local:
+            self.storage.write_bytes(self._file.read_bytes(), *JOURNAL)
+
+
+def _asked(study: optuna.Study) -> list[FrozenTrial]:
+    """Samples in order, without those that are only enqueued."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+
+def _sampler(search: Search, choice: str, asked: int) -> optuna.samplers.BaseSampler:
+    digest = hashlib.sha256(f"{search.seed} {choice} {asked}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "little")
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    if search.pruner == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=ASHA_REDUCTION)
+    return optuna.pruners.MedianPruner() if search.pruner == "median" else optuna.pruners.NopPruner()
+
+
+def _distribution(found: Range) -> optuna.distributions.BaseDistribution:
+    if found.choices is not None:
+        return optuna.distributions.CategoricalDistribution(tuple(found.choices))
+    if found.whole is not None:
+        return optuna.distributions.IntDistribution(*found.whole)
+    low, high = found.log or found.uniform or (0.0, 0.0)
+    return optuna.distributions.FloatDistribution(low, high, log=found.log is not None)
