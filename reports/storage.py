@@ -6,16 +6,23 @@ Layout: `records/ID.json`, `checkpoints/ID/...`, `checkpoints/ID/failure.json`, 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
+import json
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 from pyarrow import fs
 
 S3_ATTEMPTS = 8
 """A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
+
+REPLACED_READS = 4
+"""An object store's file is read in two requests, length and content. Where it was replaced by a longer one between
+them, the content is cut short: it is read again so often."""
 
 
 class Storage:
@@ -70,6 +77,16 @@ class Storage:
             content: bytes = stream.read()
         return content
 
+    def read_json(self, *parts: str) -> Any:
+        """Content of a small JSON file that others may be replacing or deleting in this moment.
+
+        Raises FileNotFoundError when it is absent and ValueError when it is not JSON.
+        """
+        for _ in range(REPLACED_READS):
+            with contextlib.suppress(OSError, ValueError):
+                return json.loads(self.read_bytes(*parts))
+        return json.loads(self.read_bytes(*parts))
+
     def write_bytes(self, content: bytes, *parts: str) -> None:
         """Write a file as a whole or not at all: no reader and no crash ever sees half of it.
 
@@ -95,10 +112,11 @@ class Storage:
         """Delete a file, or a folder with everything in it; nothing happens when it is absent."""
         assert parts, "the root itself is never deleted"
         kind = self.filesystem.get_file_info(self.path(*parts)).type
-        if kind == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path(*parts))
-        elif kind != fs.FileType.NotFound:
-            self.filesystem.delete_file(self.path(*parts))
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if kind == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path(*parts))
+            elif kind != fs.FileType.NotFound:
+                self.filesystem.delete_file(self.path(*parts))
 
     def check_readable(self) -> None:
         """List the root, so that a wrong bucket or credentials are found before anything else. Raises ValueError."""

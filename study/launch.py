@@ -19,6 +19,7 @@ from study.evidence import StoredEvidence
 from study.failures import failed_for_good, note_death
 from study.growth import Growth
 from study.images import ShardedImages, check_source, find_images, make_images
+from study.lease import lease
 from study.only import Only, with_what_they_need
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.schedule import Ending, Schedule, State
@@ -69,7 +70,7 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     check_source(study, storage)
     skipped: list[str] = []
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices:
-        with ray_cluster(address, storage):
+        with lease(storage, study.name), ray_cluster(address, storage):
             if address is not None:
                 check_storage_is_shared(storage)
             if not isinstance(images, ShardedImages):

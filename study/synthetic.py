@@ -145,7 +145,7 @@ def _assignment(spec: TrialSpec, rows: int, parent: str | None) -> NoiseAssignme
         classes=spec.data.classes,
         seed=spec.seed,
         settings=spec.settings,
-        shards="",
+        shards="noise",  # which has no files
         manifest=manifest,
         parent=parent,
     )

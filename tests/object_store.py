@@ -17,7 +17,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 REGION = "us-east-1"
 Fault = Callable[[str, str], str | None]
-"""From method and path of a request to `503`, `403`, `cut` (the connection ends without an answer) or None."""
+"""From method and path of a request to `503`, `403`, `cut` (the connection ends without an answer), or None: answer."""
 
 
 class QuietHandler(WSGIRequestHandler):

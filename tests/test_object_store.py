@@ -66,6 +66,22 @@ def test_throttled_and_broken_requests_are_made_again(store: ObjectStore) -> Non
     assert met["PUT", "/flaky/runs/records/a.json"] == met["GET", "/flaky/runs/records/a.json"] == 3
 
 
+def test_file_that_is_replaced_while_it_is_read_is_whole(store: ObjectStore) -> None:
+    storage = Storage(store.bucket("replaced"))
+    storage.write_bytes(b'{"step": 1}', "progress.json")
+
+    def replace(method: str, path: str) -> None:
+        """The reader knows the length of the old file already."""
+        if method == "GET" and "progress.json" in path:
+            store.fault = None
+            store.client().put_object(Bucket="replaced", Key="runs/progress.json", Body=b'{"step": 2, "share": 0.5}')
+
+    store.fault = replace
+    assert storage.read_json("progress.json") == {"step": 2, "share": 0.5} and store.fault is None
+    with pytest.raises(FileNotFoundError):
+        storage.read_json("absent.json")
+
+
 def test_many_records_are_read_at_the_same_time(store: ObjectStore) -> None:
     storage = Storage(store.bucket("many"))
     for number in range(40):
