@@ -101,7 +101,8 @@ class Search(Spec):
     """A search for the best settings of a stage, in every cell by itself.
 
     In a study's file settings stand beside the other keys: `search: {learning_rate: {log: [0.01, 1]}, trials: 30}`.
-    The budget is a number of sampled settings (`trials`; 20 if no budget is named) or of `device_hours`. `sampler` is
+    The budget is a number of sampled settings (`trials`; 20 if no budget is named) or of `device_hours` (a search ends
+    before they are spent where 20 samples one after the other failed or repeat earlier ones). `sampler` is
     Optuna's TPE or random sampling, seeded; at most `parallel` settings are tried at once, as more know less of each
     other. `pruner` stops trainings early that do worse than others of the same search at the same point: `asha`
     (successive halving) or `median`; trainings of other cells, hence of other architectures, are never compared, since

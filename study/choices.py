@@ -15,10 +15,14 @@ from trainables.spec import Stage
 
 @dataclass(frozen=True)
 class Option:
-    """Settings that may be chosen: what they change of a cell, and the trials on held-out images that measure them."""
+    """Settings that may be chosen: what they change of a cell, and the trials on held-out images that measure them.
+
+    `needs` are the trials on which these build.
+    """
 
     changes: Cell
     trials: tuple[str, ...]
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)

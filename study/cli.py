@@ -15,6 +15,7 @@ from study.config import Study
 from study.describe import describe_plan
 from study.drift import drift
 from study.evidence import StoredEvidence
+from study.failures import failed_for_good
 from study.images import find_images
 from study.load import load_study, with_seeds
 from study.only import parse_only
@@ -162,10 +163,10 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def current_plan(study: Study, storage: Storage) -> Plan:
+def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False) -> Plan:
     """The plan with what storage holds now; a record that cannot be read is named and does not count."""
-    done = record_ids(storage)
-    made = make_plan(study, find_images(study, storage), done, StoredEvidence(storage, done))
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=retry_failed)
+    made = make_plan(study, find_images(study, storage), evidence.done, evidence)
     records, problems = read_records(storage, made.finished)
     for problem in problems:
         print(f"not a record: {problem.path}: {problem.reason}; delete or restore it", file=sys.stderr)
@@ -186,7 +187,7 @@ def launch(options: argparse.Namespace) -> int:
     storage = Storage(options.storage)
     wishes = Wishes(parse_only(options.only) if options.only is not None else None, options.retry_failed)
     if options.dry_run:
-        return _dry_run(current_plan(study, storage), storage, wishes)
+        return _dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
     launched = run(study, storage, options.address, Display(rich.console.Console()), wishes)
     if launched.plan.finished or launched.failures:
         from reports.build import read_results, write_report
@@ -213,10 +214,10 @@ def _say_what_is_missing(launched: Launched) -> None:
 
 def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
     """Print the trials that a launch would run, in the order in which it would start them."""
-    from study.launch import failed_for_good, wanted_trials
+    from study.launch import wanted_trials
 
     wanted = wanted_trials(plan, wishes)
-    failed = {} if wishes.retry_failed else failed_for_good(storage, plan)
+    failed = {} if wishes.retry_failed else failed_for_good(storage, plan.missing())
     schedule = Schedule(plan.part(wanted), lambda id: "done", sys.maxsize, given_up=failed)
     while isinstance(trial := schedule.next(), PlannedTrial):
         print(f"{trial.id}  {trial.train_flops:.2e} FLOPs")
@@ -253,7 +254,9 @@ def status(options: argparse.Namespace) -> int:
         print(f"running: {id}: {share:.0%} of its steps")
     for id, failure in failed.items():
         print(f"failed: {id}: {failure.error_type}: {failure.message}")
-    return 0 if not made.missing() else 1
+    for choice in made.open_choices:
+        print(f"to be decided: {choice.id}")
+    return 0 if made.complete else 1
 
 
 def report(options: argparse.Namespace) -> int:

@@ -120,9 +120,11 @@ class Expansion:
             decisions.append(decision)
         return cell, tuple(decisions)
 
-    def measure(self, stage: Stage, cell: Cell) -> tuple[str, ...]:
-        """Ids of the trials that measure a cell at a stage on held-out labelled images, a fold each."""
-        return tuple(self.maker.make(stage, cell, dev) for dev in self._dev_splits(stage, cell))
+    def option(self, changes: Cell, stage: Stage, cell: Cell) -> Option:
+        """Changes that led to a cell, with the trials that measure it on held-out labelled images, a fold each."""
+        trials = tuple(self.maker.make(stage, cell, dev) for dev in self._dev_splits(stage, cell))
+        needs = {id for trial in trials for id in self.maker.lineage(trial)} - set(trials)
+        return Option(changes, trials, tuple(sorted(needs)))
 
     def _dev_splits(self, stage: Stage, cell: Cell) -> list[DevSplit]:
         fraction = 1.0 if stage == "pretrain" else float(cell["label_fraction"])
@@ -156,7 +158,7 @@ class Expansion:
 
     def _listed_choice(self, stage: Stage, cell: Cell, over: dict[str, list[Scalar]]) -> Choice:
         changes = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-        options = [Option(change, self.measure(stage, {**cell, **change})) for change in changes]
+        options = [self.option(change, stage, {**cell, **change}) for change in changes]
         what = {option.trials[0]: option.changes for option in options}
         return Choice(choice_id(stage, cell, what), stage, cell, options)
 
@@ -179,7 +181,7 @@ class Expansion:
         """Add what a search has sampled; trials that are not `needed`, of what failed or was pruned, are not made."""
         cell = {**choice.cell, **changes}
         if needed:
-            choice.options.append(Option(changes, self.measure(choice.stage, cell)))
+            choice.options.append(self.option(changes, choice.stage, cell))
             return
         specs = [self.maker.specify(choice.stage, cell, dev) for dev in self._dev_splits(choice.stage, cell)]
         choice.options.append(Option(changes, tuple(spec.trial_id() for spec in specs)))
@@ -205,7 +207,7 @@ class Expansion:
             resolved, decisions = found
             changes = {change: value for decision in decisions for change, value in decision.chosen.changes.items()}
             changes = {TEACHER: name, "head_layer": resolved["head_layer"], **changes}
-            option = Option(changes, self.measure("finetune", resolved))
+            option = self.option(changes, "finetune", resolved)
             if all(option.trials != other.trials for other in options):  # `best` may be a listed layer
                 options.append(option)
         if first_open is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from study.adaptive import RUNGS, Search
 from study.choices import Choice, Option
@@ -20,7 +20,7 @@ class Growth:
     interrupted goes on where it stopped.
     """
 
-    def __init__(self, study: Study, images: Images, finished: Collection[str], evidence: StoredEvidence) -> None:
+    def __init__(self, study: Study, images: Images, evidence: StoredEvidence) -> None:
         self.evidence = evidence
         self.expansion = expand(study, evidence, images.labelled)
         self.planner = Planner(study, images)
@@ -28,13 +28,18 @@ class Growth:
         self.seen = 0  # of the expansion's choices
         self.of_trial: dict[str, list[tuple[Choice, int]]] = {}  # the options that a trial measures
         self._grow(self._opened())
-        self.plan: Plan = plan_of(self.expansion, self.planner, finished, evidence)
+        self.plan = self.known()
+
+    def known(self) -> Plan:
+        """The plan as far as it is known by now."""
+        return plan_of(self.expansion, self.planner, self.evidence.done, self.evidence)
 
     def after(self, changed: Iterable[tuple[str, State]]) -> list[PlannedTrial]:
         """The trials that are known only after some have ended or were skipped."""
         touched: dict[str, Choice] = {}
         for id, state in changed:
-            (self.evidence.done if state == "done" else self.evidence.failed).add(id)
+            if state in ("done", "pruned", "failed"):
+                self.evidence.note_end(id, state)
             touched |= {choice.id: choice for choice, _ in self.of_trial.get(id, []) if choice.id in self.open}
         known = len(self.planner.trials)
         self._grow(list(touched.values()))

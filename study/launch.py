@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,13 +16,13 @@ from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_w
 from study.config import Study
 from study.estimate import throughput_here
 from study.evidence import StoredEvidence
-from study.failures import PROCESS_DIED, note_death
+from study.failures import failed_for_good, note_death
 from study.growth import Growth
 from study.images import ShardedImages, check_source, find_images, make_images
 from study.lease import lease
-from study.only import Only, matches, with_what_they_need
+from study.only import Only, with_what_they_need
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.schedule import Ending, Schedule
+from study.schedule import Ending, Schedule, State
 from study.trial import canonical_json
 
 
@@ -63,7 +64,8 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     wishes = wishes or Wishes()
     storage.check_readable()
     images = find_images(study, storage)
-    plan = finished_plan(study, storage, images)  # first, because a study that cannot be planned costs nothing
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    plan = finished_plan(study, images, evidence)  # first, because a study that cannot be planned costs nothing
     storage.check_writable()
     check_source(study, storage)
     skipped: list[str] = []
@@ -75,7 +77,7 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
                 display.say(f"sharding {study.data.source} for {study.name}")
                 images = make_images(study, storage)
             skipped = run_study(study, storage, images, display, wishes, may_grow=address is not None)
-        plan = finished_plan(study, storage, images)
+        plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
 
@@ -87,15 +89,14 @@ def wanted_trials(plan: Plan, wishes: Wishes) -> set[str]:
     return with_what_they_need(wishes.only, plan.expected()) & plan.trials.keys()
 
 
-def finished_plan(study: Study, storage: Storage, images: ShardedImages | ExpectedImages) -> Plan:
+def finished_plan(study: Study, images: ShardedImages | ExpectedImages, evidence: StoredEvidence) -> Plan:
     """The plan with its finished trials, each checked to be the result of this very specification and data.
 
     Raises:
         ValueError: a record in storage that cannot be read, or that is of other data.
     """
-    done = record_ids(storage)
-    plan = make_plan(study, images, done, StoredEvidence(storage, done))
-    check_records(plan, storage, images)
+    plan = make_plan(study, images, evidence.done, evidence)
+    check_records(plan, evidence.storage, images)
     return plan
 
 
@@ -126,24 +127,18 @@ def run_study(
 
     `may_grow`: the cluster may get more nodes than it has now.
     """
-    done, launched_at = record_ids(storage), datetime.now(UTC)
-    growth = Growth(study, images, done, StoredEvidence(storage, done))
+    launched_at = datetime.now(UTC)
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    growth = Growth(study, images, evidence)
     check_records(growth.plan, storage, images)
     room = room_for_workers(study.execution.per_worker)
     max_workers = worker_slots(growth.plan, room, may_grow=may_grow)
     if room < 1:
         display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")
-    wanted = wanted_trials(growth.plan, wishes)
-    failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan)
-    for id in failed.keys() & wanted:
+    failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
+    schedule = make_schedule(growth, storage, wishes, failed, max_workers)
+    for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
-    schedule = Schedule(
-        growth.plan.part(wanted),
-        lambda id: how_it_ended(storage, growth, id),
-        max_workers,
-        lambda changed: [trial for trial in growth.after(changed) if not wishes.only or matches(wishes.only, trial)],
-        given_up=failed,
-    )
     run_schedule(schedule, growth, storage, images, display)
     for id, state in schedule.states.items():
         if state == "failed" and id not in failed:
@@ -151,10 +146,21 @@ def run_study(
     return [id for id, state in schedule.states.items() if state == "skipped"]
 
 
-def failed_for_good(storage: Storage, plan: Plan) -> dict[str, Failure]:
-    """Failures of a plan's trials, without those whose process was killed: these go on where they were."""
-    failures, _ = read_failures(storage, plan.missing())
-    return {failure.id: failure for failure in failures if failure.error_type != PROCESS_DIED}
+def make_schedule(
+    growth: Growth, storage: Storage, wishes: Wishes, given_up: Collection[str], max_workers: int
+) -> Schedule:
+    """The schedule of what is wanted, which grows by what becomes known."""
+
+    def grow(changed: list[tuple[str, State]]) -> list[PlannedTrial]:
+        new = growth.after(changed)
+        if wishes.only is None or not new:
+            return new
+        wanted = wanted_trials(growth.known(), wishes)  # of earlier trials too: what needs them may be known only now
+        return [trial for id, trial in growth.planner.trials.items() if id in wanted and id not in schedule.trials]
+
+    plan = growth.plan.part(wanted_trials(growth.plan, wishes))
+    schedule = Schedule(plan, lambda id: how_it_ended(storage, growth, id), max_workers, grow, given_up)
+    return schedule
 
 
 def how_it_ended(storage: Storage, growth: Growth, id: str) -> Ending:

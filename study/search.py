@@ -90,8 +90,9 @@ class Searches:
         trial = optuna.Trial(study, frozen._trial_id)
         if step not in frozen.intermediate_values:  # an interrupted training passes a point twice
             trial.report(dev_top1, step)
-            self._put_back()
-        return trial.should_prune()
+        verdict = trial.should_prune()  # which is noted in the journal, too
+        self._put_back()
+        return verdict
 
     def _open(self) -> JournalStorage:
         if self._journal is None:
