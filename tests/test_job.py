@@ -54,9 +54,10 @@ def job(shards: str, storage: Path, stage: Stage = "supervised") -> dict[str, An
 
 @pytest.mark.parametrize("stage", ["pretrain", "supervised"])
 def test_job_on_the_planned_images_ends_with_a_record(shards: str, tmp_path: Path, stage: Stage) -> None:
-    planned = job(shards, tmp_path, stage)
+    planned = {**job(shards, tmp_path, stage), "planned_device_seconds": 1.5}
     run_worker(planned)
     record = read_record(Storage(str(tmp_path)), planned["id"])
+    assert record.cost.planned_device_seconds == 1.5
     assert record.data.fingerprint == planned["fingerprint"] and record.history[-1]["step"] == planned["steps"]
     assert stage == "pretrain" or record.data.subset_hash == planned["subset_hash"]
 
