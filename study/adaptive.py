@@ -141,9 +141,9 @@ class Search(Spec):
 class Explore(Spec):
     """Runs the cells of the grid one after the other, the most promising first, instead of all of them.
 
-    A cell is judged by `objectives`: the held-out accuracy of its last stage, and costs. Cells are picked until
-    `budget_device_hours` are spent, where what cells share is paid once, or until the Pareto front has not moved for
-    `patience` cells.
+    A cell is judged by `objectives`: the held-out accuracy of its last stage, and a cost. Cells are picked, `parallel`
+    at a time, until `budget_device_hours` are spent, where what cells share is paid once, or until the Pareto front has
+    not moved for `patience` cells.
     """
 
     objectives: tuple[Literal["dev_top1"], Literal["train_flops", "parameters", "device_hours"]] = Field(
@@ -152,3 +152,4 @@ class Explore(Spec):
     budget_device_hours: float = Field(gt=0)
     patience: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
+    parallel: int = Field(default=2, ge=1)

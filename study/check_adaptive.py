@@ -95,8 +95,21 @@ def check_adaptive(study: Study) -> None:
             _check_values(study, stage, name, axis, values)
         if recipe.search is not None and recipe.search.pruner != "none":
             _check_workers(study, stage)
-    if study.explore is not None and study.stages.named() == ("pretrain",):
-        raise ValueError("explore judges cells by their last stage's held-out accuracy; add a stage that reads labels")
+    if study.explore is not None:
+        _check_explore(study)
+
+
+def _check_explore(study: Study) -> None:
+    if still_open := stages_left_open(study):
+        raise ValueError(
+            f"explore picks cells of a grid in which nothing is left open, and stages.{min(still_open)} leaves "
+            "settings open; list their values as axes of the grid, or leave out `explore`"
+        )
+    for grid in study.grid:
+        if set(study.stages.named() if grid.stages is None else grid.stages) == {"pretrain"}:
+            raise ValueError(
+                "explore judges cells by a stage that reads labels; every grid needs one beside `pretrain`"
+            )
 
 
 def _check_not_in_grid(study: Study, stage: Stage, name: str, axis: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from study.adaptive import Range, Scalar, Search
 from study.cells import Cell
+from study.config import Study
 from study.trial import TrialSpec, canonical_json
 from trainables.spec import Stage
 
@@ -83,6 +84,9 @@ class Evidence(Protocol):
     def decide(self, choice: Choice) -> Decision | None:
         """The decision, None while it is open."""
 
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        """Which cells of a study's grid an exploration has picked, in order."""
+
 
 class NoEvidence:
     """Nothing has run: every choice is open."""
@@ -92,6 +96,9 @@ class NoEvidence:
 
     def decide(self, choice: Choice) -> Decision | None:
         return None
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        return []
 
 
 def choice_id(stage: Stage, cell: Cell, what: Mapping[str, Any]) -> str:

@@ -142,7 +142,7 @@ def plan(options: argparse.Namespace) -> int:
     hardware = of_node(node, per_worker) if node else this_machine(per_worker)
     if options.devices is not None and options.devices < 1:
         raise ValueError(f"--devices {options.devices}: expected 1 or more")
-    made = current_plan(study, storage)
+    made = current_plan(study, storage, whole_grid=True)
     whole = made.whole()
     if options.calibrate:
         from study.calibrate import calibrate
@@ -154,6 +154,8 @@ def plan(options: argparse.Namespace) -> int:
     estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)
     for line in describe_plan(whole, estimate):
         print(line)
+    if study.explore is not None:
+        print(f"\nexplore picks cells of this grid until {study.explore.budget_device_hours:g} device-hours are spent")
     others = [record.spec.model_dump(mode="json") for record in records if record.id not in made.finished]
     changes = drift(made, others) if made.missing() and others else {}
     if changes:
@@ -163,9 +165,12 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False) -> Plan:
-    """The plan with what storage holds now; a record that cannot be read is named and does not count."""
-    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=retry_failed)
+def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False, whole_grid: bool = False) -> Plan:
+    """The plan with what storage holds now; a record that cannot be read is named and does not count.
+
+    Of an exploration it has the cells picked so far, or those of the `whole_grid`.
+    """
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=retry_failed, whole_grid=whole_grid)
     made = make_plan(study, find_images(study, storage), evidence.done, evidence)
     records, problems = read_records(storage, made.finished)
     for problem in problems:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,9 @@ from reports.storage import Storage
 from study.adaptive import DEFAULT_TRIALS
 from study.cells import Cell
 from study.choices import Choice, Decision, Option, Score
+from study.config import Study
 from study.failures import failed_for_good
+from study.grid import grid_cells
 
 if TYPE_CHECKING:
     from study.search import Searches
@@ -22,11 +24,15 @@ class StoredEvidence:
 
     What failed before gets none, unless it is tried again (`retry_failed`). A listed choice is decided when each of its
     options is known or has failed, a search when its budget is used up. A trial whose process was killed goes on at the
-    next launch: what depends on it stays open until then.
+    next launch: what depends on it stays open until then. With `whole_grid` an exploration counts as if it had picked
+    every cell.
     """
 
-    def __init__(self, storage: Storage, done: Collection[str], *, retry_failed: bool = False) -> None:
+    def __init__(
+        self, storage: Storage, done: Collection[str], *, retry_failed: bool = False, whole_grid: bool = False
+    ) -> None:
         self.storage = storage
+        self.whole_grid = whole_grid
         self.done = set(done)
         self.retry_failed = retry_failed
         self._measured: dict[str, tuple[float, float]] = {}
@@ -57,6 +63,25 @@ class StoredEvidence:
         if not known:
             return None
         return Decision(choice, max(known, key=lambda found: found[0])[1], scores)
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        if self.whole_grid:
+            return list(range(sum(1 for _ in grid_cells(study))))
+        found = self._exploration(study, labelled)
+        return [] if found is None else found[0]
+
+    def exploring(self, study: Study, labelled: Callable[[float], int]) -> bool:
+        """Whether a study's exploration may go on."""
+        found = self._exploration(study, labelled)
+        return study.explore is not None and (found is None or not found[1])
+
+    def _exploration(self, study: Study, labelled: Callable[[float], int]) -> tuple[list[int], bool] | None:
+        """Cells that an exploration has picked, and whether it is over; None before its first."""
+        if study.explore is None:
+            return None
+        from study.exploration import stored_exploration
+
+        return stored_exploration(study, labelled, self.searches)
 
     def is_over(self, choice: Choice) -> bool:
         """Whether nothing more is to be learnt about a choice's options."""
@@ -142,6 +167,9 @@ class Assumed:
 
     def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
         return [] if self.known is None else self.known.sampled(choice)
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        return [] if self.known is None else self.known.picked(study, labelled)
 
     def decide(self, choice: Choice) -> Decision:
         decision = None if self.known is None else self.known.decide(choice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from study.adaptive import BEST, Range, Scalar
@@ -28,9 +29,15 @@ def expand(
     Raises:
         ValueError: a rule or an axis that sets what does not exist, or a value out of range for its stage.
     """
-    expansion = Expansion(study, evidence or NoEvidence(), labelled or study.data.labelled)
-    for stages, cell in grid_cells(study):
-        expansion.add_cell(stages, cell)
+    labelled, evidence = labelled or study.data.labelled, evidence or NoEvidence()
+    expansion = Expansion(study, evidence, labelled)
+    if study.explore is None:
+        for stages, cell in grid_cells(study):
+            expansion.add_cell(stages, cell)
+    else:
+        cells = list(grid_cells(study))
+        for number in evidence.picked(study, labelled):
+            expansion.add_explored(*cells[number])
     return expansion
 
 
@@ -40,6 +47,24 @@ def grid_cells(study: Study) -> Iterator[tuple[tuple[Stage, ...], Cell]]:
         stages = tuple(stage for stage in study.stages.named() if grid.stages is None or stage in grid.stages)
         for cell in cells(grid):
             yield stages, cell
+
+
+JUDGED: tuple[Stage, ...] = ("distill", "finetune", "linear", "supervised")
+"""The stage by whose held-out accuracy an exploration judges a cell: the first of these that it runs."""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A cell of an exploration: all `trials` that it needs, and those that measure its `last` trial.
+
+    `lineage` are the last trial and its ancestors.
+    """
+
+    cell: Cell
+    trials: set[str]
+    measured: Option
+    last: str
+    lineage: set[str]
 
 
 class Expansion:
@@ -78,6 +103,13 @@ class Expansion:
                 needed |= self.maker.lineage(id)
         self.naive.update(self.specs[id].stage for id in needed)
         return needed
+
+    def add_explored(self, stages: tuple[Stage, ...], cell: Cell) -> Explored:
+        """Make what a cell of an exploration needs, in which nothing is left open."""
+        needed = self.add_cell(stages, cell)
+        judged = next(stage for stage in JUDGED if stage in stages)
+        last, measured = self.maker.make(judged, cell), self.option({}, judged, cell)
+        return Explored(cell, needed | {*measured.trials, *measured.needs}, measured, last, self.maker.lineage(last))
 
     def trial(self, stage: Stage, cell: Cell) -> str | None:
         """Id of the trial that a cell needs at a stage; None while it waits for a choice."""

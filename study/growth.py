@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from study.adaptive import RUNGS, Search
 from study.choices import Choice, Option
 from study.config import Study
 from study.evidence import StoredEvidence
-from study.grid import expand
+from study.grid import expand, grid_cells
 from study.plan import Images, Plan, PlannedTrial, Planner, plan_of
 from study.schedule import State
+
+if TYPE_CHECKING:
+    from study.exploration import Exploration
 
 
 class Growth:
     """The plan of a study that grows; `plan` is what is known at its start, the first samples of searches included.
 
     The truth is in storage: records, and Optuna's journal of what searches have sampled. So a launch that was
-    interrupted goes on where it stopped.
+    interrupted goes on where it stopped. `seconds` predicts device-seconds, which an exploration counts with.
     """
 
-    def __init__(self, study: Study, images: Images, evidence: StoredEvidence) -> None:
+    def __init__(
+        self, study: Study, images: Images, evidence: StoredEvidence, seconds: Callable[[PlannedTrial], float]
+    ) -> None:
         self.evidence = evidence
         self.expansion = expand(study, evidence, images.labelled)
         self.planner = Planner(study, images)
         self.open: dict[str, Choice] = {}
         self.seen = 0  # of the expansion's choices
         self.of_trial: dict[str, list[tuple[Choice, int]]] = {}  # the options that a trial measures
+        self.over: set[str] = set()  # trials that ended without a record, or were skipped
+        self.exploration: Exploration | None = None
+        if study.explore is not None:
+            from study.exploration import open_exploration  # here, because Optuna takes a second to import
+
+            self.exploration = open_exploration(study, images, evidence, seconds, dry=False)
+        self._explore()
         self._grow(self._opened())
         self.plan = self.known()
 
@@ -34,14 +47,16 @@ class Growth:
         """The plan as far as it is known by now."""
         return plan_of(self.expansion, self.planner, self.evidence.done, self.evidence)
 
-    def after(self, changed: Iterable[tuple[str, State]]) -> list[PlannedTrial]:
+    def after(self, changed: list[tuple[str, State]]) -> list[PlannedTrial]:
         """The trials that are known only after some have ended or were skipped."""
         touched: dict[str, Choice] = {}
         for id, state in changed:
             if state in ("done", "pruned", "failed"):
                 self.evidence.note_end(id, state)
             touched |= {choice.id: choice for choice, _ in self.of_trial.get(id, []) if choice.id in self.open}
+        self.over |= {id for id, state in changed if state != "done"}
         known = len(self.planner.trials)
+        self._explore()
         self._grow(list(touched.values()))
         return list(self.planner.trials.values())[known:]
 
@@ -57,6 +72,15 @@ class Growth:
     def rungs(self, id: str) -> int:
         """At how many points a trial is judged; 0: it is not."""
         return RUNGS if any(_prunes(choice.search) for choice, _ in self.of_trial.get(id, [])) else 0
+
+    def _explore(self) -> None:
+        """Let an exploration pick cells in the place of those that have ended."""
+        if self.exploration is not None:
+            from study.exploration import advance
+
+            cells = list(grid_cells(self.planner.study))
+            for number in advance(self.exploration, self.evidence, self.over):
+                self.expansion.add_explored(*cells[number])
 
     def _grow(self, choices: list[Choice]) -> None:
         """Advance choices, decide those that can be, and go on with what these open."""

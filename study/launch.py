@@ -61,6 +61,8 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
     """
+    from study.exploration import open_exploration  # here, because Optuna takes a second to import
+
     wishes = wishes or Wishes()
     storage.check_readable()
     images = find_images(study, storage)
@@ -69,7 +71,9 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     storage.check_writable()
     check_source(study, storage)
     skipped: list[str] = []
-    if wanted_trials(plan, wishes) - plan.finished or plan.open_choices:
+    if plan.exploring:
+        open_exploration(study, images, evidence, throughput_here(study.execution, storage).seconds, dry=True)
+    if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
         with lease(storage, study.name), ray_cluster(address, storage):
             if address is not None:
                 check_storage_is_shared(storage)
@@ -129,7 +133,7 @@ def run_study(
     """
     launched_at = datetime.now(UTC)
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
-    growth = Growth(study, images, evidence)
+    growth = Growth(study, images, evidence, throughput_here(study.execution, storage).seconds)
     check_records(growth.plan, storage, images)
     room = room_for_workers(study.execution.per_worker)
     max_workers = worker_slots(growth.plan, room, may_grow=may_grow)

@@ -77,7 +77,8 @@ class Plan:
     """All trials of a study that are known, parents first, beside what a grid without merging would run.
 
     `assumed` are trials that a choice will add or replace: what is open costs about as much as these, in which the
-    first option of every choice is taken to be the best. `open_choices` are not decided yet.
+    first option of every choice is taken to be the best. `open_choices` are not decided yet. `exploring`: more cells of
+    the grid may be picked.
     """
 
     study: Study
@@ -87,6 +88,7 @@ class Plan:
     finished: frozenset[str]
     assumed: dict[str, PlannedTrial] = field(default_factory=dict)
     open_choices: tuple[Choice, ...] = ()
+    exploring: bool = False
 
     def missing(self) -> dict[str, PlannedTrial]:
         return {id: trial for id, trial in self.trials.items() if id not in self.finished}
@@ -103,7 +105,7 @@ class Plan:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to run or to decide."""
-        return not self.open_choices and len(self.finished) == len(self.trials)
+        return not self.open_choices and not self.exploring and len(self.finished) == len(self.trials)
 
     def expected(self) -> dict[str, PlannedTrial]:
         """All trials that the study is expected to need, parents first."""
@@ -149,12 +151,14 @@ def plan_of(
             planner.add(id, spec)
     trials = dict(planner.trials)
     done = frozenset(set(finished) & set(trials))
+    study, images = planner.study, planner.images
+    exploring = study.explore is not None and (evidence is None or evidence.exploring(study, images.labelled))
     if not expansion.choices:
-        return Plan(planner.study, expansion.cells, expansion.naive, trials, done)
-    whole = expand(planner.study, Assumed(evidence), planner.images.labelled)
-    assumed = _assumed(whole, Planner(planner.study, planner.images), trials)
+        return Plan(study, expansion.cells, expansion.naive, trials, done, exploring=exploring)
+    whole = expand(study, Assumed(evidence), images.labelled)
+    assumed = _assumed(whole, Planner(study, images), trials)
     still_open = tuple(choice for choice in expansion.choices.values() if expansion.evidence.decide(choice) is None)
-    return Plan(planner.study, expansion.cells, whole.naive, trials, done, assumed, still_open)
+    return Plan(study, expansion.cells, whole.naive, trials, done, assumed, still_open)
 
 
 def _assumed(whole: Expansion, planner: Planner, known: Mapping[str, PlannedTrial]) -> dict[str, PlannedTrial]:

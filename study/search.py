@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ ASHA_REDUCTION = 3
 WARM_STARTS = 3
 """A new search first tries the winners of at most so many earlier ones over the same settings at the same stage."""
 
+Direction = Literal["maximize", "minimize"]
 State = Literal["running", "complete", "pruned", "failed"]
 
 STATES: dict[TrialState, State] = {
@@ -57,7 +59,7 @@ class Searches:
 
     def samples(self, choice: Choice) -> list[tuple[Cell, State]]:
         """What a search has sampled, in order: the changes of the cell, and what became of them."""
-        study = self._find(choice)
+        study = self.find(choice.id)
         return [] if study is None else [(dict(trial.params), STATES[trial.state]) for trial in _asked(study)]
 
     def ask(self, choice: Choice) -> int:
@@ -67,23 +69,23 @@ class Searches:
         that was interrupted goes on as it would have.
         """
         assert choice.search is not None
-        study = self._find(choice) or self._create(choice)
+        study = self.find(choice.id) or self._create(choice)
         study.sampler = _sampler(choice.search, choice.id, len(_asked(study)))
         number = study.ask({axis: _distribution(found) for axis, found in choice.space.items()}).number
-        self._put_back()
+        self.put_back()
         return number
 
     def tell(self, choice: Choice, number: int, dev_top1: float | None, state: State) -> None:
         """Say what became of a sample; what was told before stays as it is."""
-        study = self._find(choice)
+        study = self.find(choice.id)
         assert study is not None and (state == "complete") == (dev_top1 is not None)
         ended = next(ended for ended, name in STATES.items() if name == state)
         study.tell(number, dev_top1, ended, skip_if_finished=True)
-        self._put_back()
+        self.put_back()
 
     def report(self, choice: Choice, number: int, step: int, dev_top1: float) -> bool:
         """Note a sample's accuracy at one of its points (from 1); returns whether it is to be pruned there."""
-        study = self._find(choice)
+        study = self.find(choice.id)
         assert study is not None and choice.search is not None
         study.pruner = _pruner(choice.search)
         frozen = study.trials[number]
@@ -91,8 +93,26 @@ class Searches:
         if step not in frozen.intermediate_values:  # an interrupted training passes a point twice
             trial.report(dev_top1, step)
         verdict = trial.should_prune()  # which is noted in the journal, too
-        self._put_back()
+        self.put_back()
         return verdict
+
+    def find(self, name: str) -> optuna.Study | None:
+        """The Optuna study of a name, if there is one."""
+        if name in self.known or not self._file.exists():
+            return self.known.get(name)
+        if name in {study.study_name for study in self._open().get_all_studies()}:
+            self.known[name] = optuna.load_study(study_name=name, storage=self._open())
+        return self.known.get(name)
+
+    def create(self, name: str, directions: Sequence[Direction]) -> optuna.Study:
+        """A new Optuna study in the journal; who changes it by himself calls `put_back` afterwards."""
+        self.known[name] = optuna.create_study(study_name=name, storage=self._open(), directions=directions)
+        return self.known[name]
+
+    def put_back(self) -> None:
+        """Write the journal into the storage, where that is not this machine's disk."""
+        if not self.storage.is_local:
+            self.storage.write_bytes(self._file.read_bytes(), *JOURNAL)
 
     def _open(self) -> JournalStorage:
         if self._journal is None:
@@ -101,20 +121,11 @@ class Searches:
             self._journal = JournalStorage(JournalFileBackend(str(self._file), lock))
         return self._journal
 
-    def _find(self, choice: Choice) -> optuna.Study | None:
-        """The Optuna study of a choice, None before its first sample."""
-        if choice.id not in self.known and self._file.exists():
-            names = {study.study_name for study in self._open().get_all_studies()}
-            if choice.id in names:
-                self.known[choice.id] = optuna.load_study(study_name=choice.id, storage=self._open())
-        return self.known.get(choice.id)
-
     def _create(self, choice: Choice) -> optuna.Study:
         earlier = self._winners_like(choice)
-        study = optuna.create_study(study_name=choice.id, storage=self._open(), direction="maximize")
+        study = self.create(choice.id, ["maximize"])
         for params in earlier:
             study.enqueue_trial(params)
-        self.known[choice.id] = study
         return study
 
     def _winners_like(self, choice: Choice) -> list[dict[str, object]]:
@@ -129,10 +140,6 @@ class Searches:
                 best = max(done, key=lambda trial: trial.value or 0.0).params
                 found += [best] if best not in found else []
         return found[:WARM_STARTS]
-
-    def _put_back(self) -> None:
-        if not self.storage.is_local:
-            self.storage.write_bytes(self._file.read_bytes(), *JOURNAL)
 
 
 def _asked(study: optuna.Study) -> list[FrozenTrial]:
