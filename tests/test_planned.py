@@ -51,7 +51,7 @@ def test_report_shows_planned_beside_actual_and_how_many_had_no_estimate() -> No
     assert "Planned and actual device-seconds of 4 of 5 trials; the other 1 had no estimate" in html
     cells = [row.split("</td>")[:-1] for row in html.split("<tr>")]
     texts = [[cell.rpartition(">")[2] for cell in row] for row in cells]
-    assert ["Pretrained", "r18", "1", "100", "150", "1.50"] in texts
+    assert ["pretrained", "r18", "1", "100", "150", "1.50"] in texts
     assert ["all", "", "4", "125", "177", "1.42"] in texts
     assert ["b", "10", "2", "0.20"] in texts
 
