@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -52,8 +54,9 @@ class Searches:
         self._journal: JournalStorage | None = None
         self._file = Path(storage.path(*JOURNAL))
         if not storage.is_local:
-            self._copy = tempfile.TemporaryDirectory(prefix="labelscale-search-")
-            self._file = Path(self._copy.name) / JOURNAL[-1]
+            copy = tempfile.mkdtemp(prefix="labelscale-search-")
+            weakref.finalize(self, shutil.rmtree, copy)
+            self._file = Path(copy) / JOURNAL[-1]
             if storage.exists(*JOURNAL):
                 self._file.write_bytes(storage.read_bytes(*JOURNAL))
 
