@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from datasets.filesystem import absolute
+from datasets.filesystem import absolute, is_local
 from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.config import Study
@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         add_storage_and_overrides(added)
         if name == "launch":
             added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
+            added.add_argument(
+                "--cluster", metavar="CLUSTER.yaml", help="submit the launch as a job to the cluster of `ray up`"
+            )
         if name == "report":
             _add_report_options(added)
     added = command("explain", explain, "print what a trial trains, decays, adapts, and at which learning rate")
@@ -130,6 +133,8 @@ def launch(options: argparse.Namespace) -> int:
     from study.launch import launch as run
 
     study = load_study(options.study, options.set)
+    if options.cluster:
+        return _launch_on_cluster(study, options)
     storage = Storage(options.storage)
     launched = run(study, storage, options.address, Display(rich.console.Console()))
     if launched.plan.finished or launched.failures:
@@ -147,6 +152,27 @@ def launch(options: argparse.Namespace) -> int:
     again = "mend what failed, then launch again" if launched.failures else "launch again to go on"
     print(f"{missing} of {planned} trials have no record; {again}", file=sys.stderr)
     return 1
+
+
+def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
+    from study.jobs import launch_on_cluster
+
+    if options.address:
+        raise ValueError(
+            "--cluster submits the launch to that cluster, --address joins a cluster from inside; give one"
+        )
+    if is_local(options.storage) and not options.storage.startswith("/"):
+        raise ValueError(
+            f"--storage {options.storage}: with --cluster it is a URL such as s3://bucket/runs, or the absolute path "
+            "of a folder that all nodes share"
+        )
+    storage = Storage(options.storage)
+    if not is_local(options.storage):
+        make_plan(study, find_images(study, storage))  # what cannot be planned is found out here
+    further = [word for override in options.set for word in ("--set", override)]
+    return launch_on_cluster(
+        options.cluster, options.study, study.name, storage.root, further, lambda line: print(line, flush=True)
+    )
 
 
 def status(options: argparse.Namespace) -> int:

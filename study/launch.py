@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import Any
 
 from reports.records import Failure, read_failures, read_records, record_ids
 from reports.storage import Storage
-from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_workers
+from study.cluster import check_storage_is_shared, git_state, ray_cluster, room_for_workers
 from study.config import Study
 from study.failures import note_death
 from study.images import ShardedImages, check_source, find_images, make_images
@@ -147,18 +146,6 @@ def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, 
 def ended(searcher: Any) -> int:
     """Trials that are done, failed or skipped."""
     return sum(state not in ("waiting", "running") for state in searcher.states.values())
-
-
-def git_state() -> tuple[str, bool]:
-    """Commit of the checkout, and whether it has uncommitted changes; "unknown" outside of a checkout."""
-    try:
-        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _job(
