@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from datasets.filesystem import absolute
+from datasets.filesystem import absolute, is_local
 from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.config import Study
@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_launch_options(added: argparse.ArgumentParser) -> None:
     added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
+    added.add_argument(
+        "--cluster", metavar="CLUSTER.yaml", help="submit the launch as a job to the cluster of `ray up`"
+    )
     added.add_argument(
         "--only",
         metavar="FIELD=PATTERN ...",
@@ -189,6 +192,8 @@ def launch(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.set)
     if options.seeds is not None:
         study = with_seeds(study, options.seeds)
+    if options.cluster:
+        return _launch_on_cluster(study, options)
     storage = Storage(options.storage)
     wishes = Wishes(parse_only(options.only) if options.only is not None else None, options.retry_failed)
     if options.dry_run:
@@ -233,6 +238,32 @@ def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
     for choice in plan.open_choices:
         print(f"to be decided: {choice.id}, which adds trials when its candidates have results")
     return 0
+
+
+def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
+    from study.jobs import launch_on_cluster
+
+    if options.address:
+        raise ValueError(
+            "--cluster submits the launch to that cluster, --address joins a cluster from inside; give one"
+        )
+    if is_local(options.storage) and not options.storage.startswith("/"):
+        raise ValueError(
+            f"--storage {options.storage}: with --cluster it is a URL such as s3://bucket/runs, or the absolute path "
+            "of a folder that all nodes share"
+        )
+    storage = Storage(options.storage)
+    if not is_local(options.storage):
+        make_plan(study, find_images(study, storage))  # what cannot be planned is found out here
+    further = [word for override in options.set for word in ("--set", override)]
+    further += ["--only", options.only] if options.only is not None else []
+    further += ["--seeds", str(options.seeds)] if options.seeds is not None else []
+    further += [
+        flag for flag, given in (("--retry-failed", options.retry_failed), ("--dry-run", options.dry_run)) if given
+    ]
+    return launch_on_cluster(
+        options.cluster, options.study, study.name, storage.root, further, lambda line: print(line, flush=True)
+    )
 
 
 def status(options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from reports.records import Failure, read_failures, read_records, record_ids
 from reports.storage import Storage
-from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_workers
+from study.cluster import check_storage_is_shared, git_state, ray_cluster, room_for_workers
 from study.config import Study
 from study.estimate import throughput_here
 from study.evidence import StoredEvidence
@@ -232,18 +231,6 @@ def run_schedule(schedule: Schedule, growth: Growth, storage: Storage, images: S
 def ended(schedule: Schedule) -> int:
     """Trials that are done, failed or skipped."""
     return sum(state not in ("waiting", "running") for state in schedule.states.values())
-
-
-def git_state() -> tuple[str, bool]:
-    """Commit of the checkout, and whether it has uncommitted changes; "unknown" outside of a checkout."""
-    try:
-        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _job(

@@ -28,6 +28,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from reports.storage import Storage
+from study.cluster import JOB_VARIABLE
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -46,11 +47,13 @@ class Claim:
     pid: int
     process: str
     since: str
+    job: str = ""
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     held: bool = False
 
     def __str__(self) -> str:
-        return f"the study {self.study!r} on host {self.host}, pid {self.pid}, since {self.since}"
+        job = f"job {self.job} of " if self.job else ""
+        return f"{job}the study {self.study!r} on host {self.host}, pid {self.pid}, since {self.since}"
 
 
 class Lease:
@@ -123,7 +126,9 @@ def lease(
 
 def _acquire(storage: Storage, study: str, stale_seconds: float) -> Claim:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    mine = Claim(study, socket.gethostname(), os.getpid(), _process(os.getpid()), since)
+    mine = Claim(
+        study, socket.gethostname(), os.getpid(), _process(os.getpid()), since, os.environ.get(JOB_VARIABLE, "")
+    )
     deadline = time.monotonic() + SETTLE_SECONDS
     try:
         while True:
