@@ -89,7 +89,7 @@ def wanted_trials(plan: Plan, wishes: Wishes) -> set[str]:
     """Ids of a plan's trials that a launch is to run or finds finished."""
     if wishes.only is None:
         return set(plan.trials)
-    return with_what_they_need(wishes.only, plan.expected()) & plan.trials.keys()
+    return with_what_they_need(wishes.only, plan.expected(), plan.assumed) & plan.trials.keys()
 
 
 def finished_plan(study: Study, images: ShardedImages | ExpectedImages, evidence: StoredEvidence) -> Plan:
@@ -162,7 +162,8 @@ def make_schedule(
         return [trial for id, trial in growth.planner.trials.items() if id in wanted and id not in schedule.trials]
 
     plan = growth.plan.part(wanted_trials(growth.plan, wishes))
-    schedule = Schedule(plan, lambda id: how_it_ended(storage, growth, id), max_workers, grow, given_up)
+    done = growth.evidence.done
+    schedule = Schedule(plan, lambda id: how_it_ended(storage, growth, id), max_workers, grow, given_up, done)
     return schedule
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
 
 from study.plan import PlannedTrial
@@ -50,12 +50,15 @@ def matches(only: Only, trial: PlannedTrial) -> bool:
     return all(_matches(FIELDS[name](trial), pattern) for name, pattern in only)
 
 
-def with_what_they_need(only: Only, trials: Mapping[str, PlannedTrial]) -> set[str]:
-    """Ids of the trials that match, and of all that these wait for. Parents come first in `trials`."""
+def with_what_they_need(only: Only, trials: Mapping[str, PlannedTrial], assumed: Collection[str] = ()) -> set[str]:
+    """Ids of the trials that match, and of all that these wait for. Parents come first in `trials`.
+
+    Parents of `assumed` trials are guesses: of them only what decides about them is needed for sure.
+    """
     wanted: set[str] = set()
     for id, trial in reversed(list(trials.items())):
         if id in wanted or matches(only, trial):
-            wanted |= {id, *predecessors(trial)}
+            wanted |= {id, *(trial.after if id in assumed else predecessors(trial))}
     return wanted
 
 

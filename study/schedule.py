@@ -21,7 +21,7 @@ class Schedule:
     on a trial without a record is skipped, and so is what builds on one of `given_up`, which are not tried.
     `ending` tells how a trial ended: the record is the truth, not what whoever ran it believes. At most `max_workers`
     workers are in flight. `grow` is told of every trial that has ended or was skipped, and returns the trials that are
-    known only now.
+    known only now; those in `finished` have a record of an earlier launch.
     """
 
     def __init__(
@@ -31,10 +31,12 @@ class Schedule:
         max_workers: int,
         grow: Grow | None = None,
         given_up: Collection[str] = (),
+        finished: Collection[str] = (),
     ) -> None:
         self.ending = ending
         self.max_workers = max_workers
         self.grow = grow
+        self.finished = finished
         self.trials: dict[str, PlannedTrial] = {}
         self.states: dict[str, State] = {}
         self.waiting = 0
@@ -75,7 +77,7 @@ class Schedule:
             new = self.grow(changed)
             self.chains |= chains_of({trial.id: trial for trial in new})
             for trial in new:
-                self._add(trial, "waiting")
+                self._add(trial, "done" if trial.id in self.finished else "waiting")
 
     def missing(self) -> list[str]:
         return [id for id, state in self.states.items() if state == "waiting"]
