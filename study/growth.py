@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,15 @@ class Growth:
     """The plan of a study that grows; `plan` is what is known at its start, the first samples of searches included.
 
     The truth is in storage: records, and Optuna's journal of what searches have sampled. So a launch that was
-    interrupted goes on where it stopped. `seconds` predicts device-seconds, which an exploration counts with.
+    interrupted goes on where it stopped. `seconds` predicts device-seconds, without which nothing can be explored.
     """
 
     def __init__(
-        self, study: Study, images: Images, evidence: StoredEvidence, seconds: Callable[[PlannedTrial], float]
+        self,
+        study: Study,
+        images: Images,
+        evidence: StoredEvidence,
+        seconds: Callable[[PlannedTrial], float] = lambda trial: math.nan,
     ) -> None:
         self.evidence = evidence
         self.expansion = expand(study, evidence, images.labelled)
