@@ -8,12 +8,12 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState, create_trial
 
 from reports.storage import Storage
 from study.adaptive import Range, Search
@@ -30,10 +30,15 @@ WARM_STARTS = 3
 """A new search first tries the winners of at most so many earlier ones over the same settings at the same stage."""
 
 Direction = Literal["maximize", "minimize"]
+BEGINNING = "begins_with"
+"""A search's attribute in the journal: what it samples first, the winners of earlier ones."""
+
+LOCK_SECONDS = 3
+"""A lock that is as old was left behind by a process that was killed: writing takes milliseconds."""
+
 State = Literal["running", "complete", "pruned", "failed"]
 
 STATES: dict[TrialState, State] = {
-    TrialState.WAITING: "running",
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -63,18 +68,27 @@ class Searches:
     def samples(self, choice: Choice) -> list[tuple[Cell, State]]:
         """What a search has sampled, in order: the changes of the cell, and what became of them."""
         study = self.find(choice.id)
-        return [] if study is None else [(dict(trial.params), STATES[trial.state]) for trial in _asked(study)]
+        trials = [] if study is None else study.get_trials(deepcopy=False)
+        return [(dict(trial.params), STATES[trial.state]) for trial in trials]
 
     def ask(self, choice: Choice) -> int:
         """Sample new settings; returns their number in `samples`.
 
         The sampler's seed is made of the search's seed, the choice, and the number of samples so far, so that a search
-        that was interrupted goes on as it would have.
+        that was interrupted goes on as it would have. A sample is one line of the journal: `optuna.Study.ask` writes
+        one for the sample and one for each of its settings, and a launch that is killed in between would leave a sample
+        without settings.
         """
         assert choice.search is not None
-        study = self.find(choice.id) or self._create(choice)
-        study.sampler = _sampler(choice.search, choice.id, len(_asked(study)))
-        number = study.ask({axis: _distribution(found) for axis, found in choice.space.items()}).number
+        if self.find(choice.id) is None:
+            self.create(choice.id, ["maximize"])
+        study = optuna.load_study(study_name=choice.id, storage=self._open())  # one that has cached no earlier samples
+        if BEGINNING not in study.user_attrs:
+            study.set_user_attr(BEGINNING, self._winners_like(choice))
+        number, beginning = len(study.get_trials(deepcopy=False)), study.user_attrs[BEGINNING]
+        space = {axis: _distribution(found) for axis, found in choice.space.items()}
+        params = beginning[number] if number < len(beginning) else _sample(study, choice, number, space)
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=space))
         self.put_back()
         return number
 
@@ -120,16 +134,10 @@ class Searches:
     def _open(self) -> JournalStorage:
         if self._journal is None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            lock = JournalFileOpenLock(str(self._file))  # a symlink, the default, is not to be had on every file system
+            # A symlink, the default, is not to be had on every file system. A launch that was killed leaves its lock.
+            lock = JournalFileOpenLock(str(self._file), LOCK_SECONDS)
             self._journal = JournalStorage(JournalFileBackend(str(self._file), lock))
         return self._journal
-
-    def _create(self, choice: Choice) -> optuna.Study:
-        earlier = self._winners_like(choice)
-        study = self.create(choice.id, ["maximize"])
-        for params in earlier:
-            study.enqueue_trial(params)
-        return study
 
     def _winners_like(self, choice: Choice) -> list[dict[str, object]]:
         """The best settings of the latest searches at the same stage over the same ranges, each once."""
@@ -145,9 +153,13 @@ class Searches:
         return found[:WARM_STARTS]
 
 
-def _asked(study: optuna.Study) -> list[FrozenTrial]:
-    """Samples in order, without those that are only enqueued."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+def _sample(
+    study: optuna.Study, choice: Choice, number: int, space: dict[str, optuna.distributions.BaseDistribution]
+) -> dict[str, Any]:
+    """The settings of a sample, each drawn for itself, which is what TPE does unless told otherwise."""
+    assert choice.search is not None
+    sampler, blank = _sampler(choice.search, choice.id, number), create_trial(state=TrialState.RUNNING)
+    return {axis: sampler.sample_independent(study, blank, axis, found) for axis, found in space.items()}
 
 
 def _sampler(search: Search, choice: str, asked: int) -> optuna.samplers.BaseSampler:

@@ -237,6 +237,27 @@ def test_searches_of_two_processes_in_turn_give_the_samples_of_one(tmp_path: Pat
     assert sample(one, choice, 6) == [changes for changes, _ in Searches(turns).samples(choice)]
 
 
+def test_a_journal_that_ends_after_any_line_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+    """As a launch that was killed leaves it."""
+    earlier, later = choices_of({**SPACE, "sampler": "random"}, seed=[0, 1])
+    whole = Storage(str(tmp_path / "whole"))
+    sample(Searches(whole), earlier, 2)
+    begun = len(whole.read_bytes(*JOURNAL).splitlines())
+    expected = sample(Searches(whole), later, 3)
+    lines = whole.read_bytes(*JOURNAL).splitlines(keepends=True)
+    assert len(lines) > begun + 6
+    for count in range(begun, len(lines)):
+        cut = Storage(str(tmp_path / str(count)))
+        cut.write_bytes(b"".join(lines[:count]), *JOURNAL)
+        searches = Searches(cut)
+        for number, (changes, state) in enumerate(searches.samples(later)):
+            assert changes.keys() == {RATE, DECAY}
+            if state == "running":
+                searches.tell(later, number, quality(changes), "complete")
+        assert sample(searches, later, 3 - len(searches.samples(later))) == expected
+        assert {state for _, state in searches.samples(later)} == {"complete"}
+
+
 def test_reading_makes_no_file(storage: Storage) -> None:
     assert Searches(storage).samples(a_choice()) == []
     assert not storage.exists("search")
