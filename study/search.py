@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from reports.storage import Storage
 from study.adaptive import Range, Search
@@ -80,17 +81,16 @@ class Searches:
         without settings.
         """
         assert choice.search is not None
-        if self.find(choice.id) is None:
-            self.create(choice.id, ["maximize"])
-        study = optuna.load_study(study_name=choice.id, storage=self._open())  # one that has cached no earlier samples
+        study = self.find(choice.id) or self.create(choice.id, ["maximize"])
         if BEGINNING not in study.user_attrs:
             study.set_user_attr(BEGINNING, self._winners_like(choice))
-        number, beginning = len(study.get_trials(deepcopy=False)), study.user_attrs[BEGINNING]
+        known, beginning = study.get_trials(), study.user_attrs[BEGINNING]
         space = {axis: _distribution(found) for axis, found in choice.space.items()}
-        params = beginning[number] if number < len(beginning) else _sample(study, choice, number, space)
+        more = beginning[len(known) :]
+        params = more[0] if more else _sample(choice.search, choice.id, known, space)
         study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=space))
         self.put_back()
-        return number
+        return len(known)
 
     def tell(self, choice: Choice, number: int, dev_top1: float | None, state: State) -> None:
         """Say what became of a sample; what was told before stays as it is."""
@@ -153,13 +153,11 @@ class Searches:
         return found[:WARM_STARTS]
 
 
-def _sample(
-    study: optuna.Study, choice: Choice, number: int, space: dict[str, optuna.distributions.BaseDistribution]
-) -> dict[str, Any]:
-    """The settings of a sample, each drawn for itself, which is what TPE does unless told otherwise."""
-    assert choice.search is not None
-    sampler, blank = _sampler(choice.search, choice.id, number), create_trial(state=TrialState.RUNNING)
-    return {axis: sampler.sample_independent(study, blank, axis, found) for axis, found in space.items()}
+def _sample(search: Search, name: str, known: list[FrozenTrial], space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    """The settings that follow those known, by a copy of the search in memory."""
+    copy = optuna.create_study(direction="maximize", sampler=_sampler(search, name, len(known)))
+    copy.add_trials(known)
+    return copy.ask(space).params
 
 
 def _sampler(search: Search, choice: str, asked: int) -> optuna.samplers.BaseSampler:
@@ -176,7 +174,7 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     return optuna.pruners.MedianPruner() if search.pruner == "median" else optuna.pruners.NopPruner()
 
 
-def _distribution(found: Range) -> optuna.distributions.BaseDistribution:
+def _distribution(found: Range) -> BaseDistribution:
     if found.choices is not None:
         return optuna.distributions.CategoricalDistribution(tuple(found.choices))
     if found.whole is not None:

@@ -41,7 +41,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def quality(changes: dict[str, Any]) -> float:
-    return 1 / (1 + abs(changes[RATE] - 0.1) + changes[DECAY])
+    return 1 / (1 + 10 * abs(changes[RATE] - 0.1) + 10 * changes[DECAY])
 
 
 def sample(searches: Searches, choice: Choice, count: int) -> list[dict[str, Any]]:
@@ -87,8 +87,11 @@ def test_cells_sample_differently(storage: Storage) -> None:
 
 def test_tpe_learns_from_what_it_is_told(tmp_path: Path) -> None:
     def late_mean(sampler: str) -> float:
-        found = sample(Searches(Storage(str(tmp_path / sampler))), a_choice(sampler=sampler), 40)
-        return sum(map(quality, found[20:])) / 20
+        late = []
+        for seed in range(5):
+            searches = Searches(Storage(str(tmp_path / sampler / str(seed))))
+            late += sample(searches, a_choice(sampler=sampler, seed=seed), 40)[20:]
+        return sum(map(quality, late)) / len(late)
 
     assert late_mean("tpe") > late_mean("random") + 0.05
 
