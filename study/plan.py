@@ -11,6 +11,7 @@ from typing import Protocol
 
 from datasets.splits import held_out_rows
 from study.check import check_batch, micro_batches
+from study.check_space import check_space
 from study.choices import Choice
 from study.config import Execution, Study, expected_labels
 from study.evidence import Assumed, StoredEvidence
@@ -156,6 +157,9 @@ def plan_of(
     if not expansion.choices:
         return Plan(study, expansion.cells, expansion.naive, trials, done, exploring=exploring)
     whole = expand(study, Assumed(evidence), images.labelled)
+    for choice in whole.choices.values():
+        if choice.search is not None:
+            check_space(choice, whole.maker, lambda spec: check_training(spec.stage, spec, study.execution, images))
     assumed = _assumed(whole, Planner(study, images), trials)
     still_open = tuple(choice for choice in expansion.choices.values() if expansion.evidence.decide(choice) is None)
     return Plan(study, expansion.cells, whole.naive, trials, done, assumed, still_open)
@@ -191,25 +195,28 @@ def _samples_to_come(choice: Choice) -> dict[str, TrialSpec]:
 def _planned(
     id: str, spec: TrialSpec, execution: Execution, images: Images, trials: dict[str, PlannedTrial]
 ) -> PlannedTrial:
-    optimization = spec.settings.optimization
-    rows = training_rows(spec, images)
-    workers = execution.workers_of(spec.stage, spec.architecture)
-    batch = optimization.global_batch_size
-    check_batch(id, spec, workers, rows)
-    try:
-        learning_rate_at(0, rows=rows, optimization=optimization)
-    except ValueError as error:
-        raise ValueError(f"{id}: {error}") from None
-    steps = total_steps(rows, optimization.epochs, batch)
+    check_training(id, spec, execution, images)
+    optimization, rows = spec.settings.optimization, training_rows(spec, images)
+    steps = total_steps(rows, optimization.epochs, optimization.global_batch_size)
     return PlannedTrial(
         id=id,
         spec=spec,
-        workers=workers,
+        workers=execution.workers_of(spec.stage, spec.architecture),
         rows=rows,
         steps=steps,
         parameters=encoder_parameters(_architecture(spec.architecture), spec.data.image_size),
         train_flops=train_flops(spec, steps, rows, trials),
     )
+
+
+def check_training(id: str, spec: TrialSpec, execution: Execution, images: Images) -> None:
+    """Refuse a trial that cannot be run: a batch that cannot be shared, a warm-up longer than the training."""
+    rows = training_rows(spec, images)
+    check_batch(id, spec, execution.workers_of(spec.stage, spec.architecture), rows)
+    try:
+        learning_rate_at(0, rows=rows, optimization=spec.settings.optimization)
+    except ValueError as error:
+        raise ValueError(f"{id}: {error}") from None
 
 
 def training_rows(spec: TrialSpec, images: Images) -> int:
