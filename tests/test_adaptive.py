@@ -16,6 +16,7 @@ from study.check_adaptive import axis_of, setting_paths, stages_left_open
 from study.config import Study
 from study.grid import expand
 from study.load import parse_study
+from study.plan import ExpectedImages, make_plan
 from trainables.spec import STAGES, Stage
 
 GRID = {"architecture": ["r10w0.0625"], "label_fraction": [0.1]}
@@ -131,6 +132,46 @@ def test_layer_of_a_head_that_some_grid_does_not_have_is_refused() -> None:
 def test_search_of_a_stage_that_the_study_does_not_run_is_refused() -> None:
     stages = {"pretrain": tiny()["stages"]["pretrain"], "linear": {"search": RATES}}
     assert "`stages.linear.optimization` is required and missing" in refusal({}, stages=stages)
+
+
+def cannot_be_trained(stage: Stage, search: dict[str, Any], **top: Any) -> str:
+    study = study_of({stage: {"search": search}}, **top)
+    with pytest.raises(ValueError) as error:
+        make_plan(study, ExpectedImages.of(study))
+    return str(error.value)
+
+
+def test_search_that_may_sample_what_cannot_be_trained_is_refused_before_it_does() -> None:
+    found = cannot_be_trained("finetune", {"warmup_epochs": {"uniform": [0.0, 3.0]}})
+    assert "the search may sample finetune.optimization.warmup_epochs 3, which cannot be trained" in found
+    both = {"warmup_epochs": {"uniform": [0.0, 3.0]}, "epochs": {"int": [2, 9]}}
+    assert "warmup_epochs 3, finetune.optimization.epochs 2" in cannot_be_trained("finetune", both)
+    found = cannot_be_trained("pretrain", {"global_batch_size": {"choices": [50, 161, 100]}})
+    assert "global_batch_size 161 exceed the 160 training images" in found  # 40 are held out
+    two = {"workers": 2, "per_worker": {"CPU": 1}}
+    found = cannot_be_trained("finetune", {"global_batch_size": {"int": [18, 20]}}, execution=two)
+    assert "global_batch_size 19 is not a multiple of its 2 workers" in found
+    crop = {"crop": {"choices": [True, False]}, "crop_min_area": {"uniform": [0.1, 0.5]}}
+    assert "crop_min_area 0.1 has no effect while crop is off" in cannot_be_trained("finetune", crop)
+
+
+@pytest.mark.parametrize(
+    ("stage", "search"),
+    [
+        ("finetune", {"warmup_epochs": {"uniform": [0.0, 2.0]}, "head_layer": {"int": [0, 3]}}),
+        ("finetune", {"kept_head": {"choices": ["frozen", "trained"]}, "head_layer": {"choices": [1, 0]}}),
+        ("distill", {"distillation_weight": {"uniform": [0.1, 1.0]}, "images": {"choices": ["all", "labelled"]}}),
+        ("distill", {"student": {"choices": ["same", "r18"]}, "self_temperature": {"log": [0.1, 1.0]}}),
+        ("pretrain", {"head_depth": {"int": [2, 4]}, "memory.size": {"int": [0, 20]}}),
+        ("linear", RATES),
+        ("supervised", {"label_smoothing": {"uniform": [0.0, 0.2]}}),
+    ],
+)
+def test_search_whose_samples_can_be_trained_is_planned(stage: Stage, search: dict[str, Any]) -> None:
+    study = study_of({stage: {"search": search}})
+    plan = make_plan(study, ExpectedImages.of(study))
+    assert [choice.stage for choice in plan.open_choices] == [stage]
+    assert not [id for id in plan.trials if id.startswith(stage) and "-dev" in id]  # trying is not planning
 
 
 def test_fewer_labels_than_folds_are_refused() -> None:
