@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from reports.intervals import NORMAL
-from reports.tables import best_variants, summary
+from reports.tables import summary
 
 CELL = ("stage", "variant")
 IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anything in [0, 1]
@@ -73,7 +73,7 @@ def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> l
     """
     finished = set(trials["id"])
     missing = {trial.id: trial for trial in planned if trial.id not in finished}
-    cells = best_variants(summary(trials[trials["stage"] != "pretrain"], CELL), CELL)
+    cells = summary(trials[trials["stage"] != "pretrain"], CELL)
     known = {_key(row): (int(row["n"]), float(row["std"])) for _, row in cells.iterrows()}
     spreads = {stage: _spread(stage, cells) for stage in {trial.stage for trial in missing.values()}}
     speeds = _seconds_per_flop(trials)

@@ -149,7 +149,7 @@ def figure_html(drawn: Drawn) -> str:
     return (
         f'<figure>{heading}<div class="plot-frame" role="group" aria-label="{escape(drawn.title)}">'
         f'<div class="plot" id="{escape(drawn.name)}" style="{size}"></div>'
-        f"</div><figcaption>{escape(drawn.entry.reading)}</figcaption></figure>{data}"
+        f"</div><figcaption>{escape(drawn.caption)}</figcaption></figure>{data}"
     )
 
 
