@@ -1,7 +1,7 @@
 """What `cluster.yaml` needs in an AWS account, made if it is missing: `python -m deploy.account cluster.yaml`.
 
-Two roles with the policies in `deploy/iam` and their instance profiles, a security group that only the cluster's own
-nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into it; running
+The bucket, two roles with the policies in `deploy/iam` and their instance profiles, a security group that only the
+cluster's own nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into it; running
 it again changes nothing. Needs an administrator's credentials, once; `ray up` then needs `deploy/iam/laptop.json` only.
 """
 
@@ -77,6 +77,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     file.write_text(text, encoding="utf-8")
     check_security_group(ec2, values["security_group"])
     make_placement_group(ec2)
+    make_bucket(session.client("s3"), values["bucket"], values["region"])
     account = session.client("sts").get_caller_identity()["Account"]
     for role in ("head", "worker"):
         make_role(iam, f"{NAME}-{role}", policy(role, values, account))
@@ -136,6 +137,20 @@ def make_placement_group(ec2: Any) -> None:
     found = ec2.describe_placement_groups(Filters=[{"Name": "group-name", "Values": [NAME]}])["PlacementGroups"]
     if not found:
         ec2.create_placement_group(GroupName=NAME, Strategy="cluster")
+
+
+def make_bucket(s3: Any, name: str, region: str) -> None:
+    """A bucket in the cluster's region, unless there is one of that name; AWS makes new ones private and encrypted.
+
+    Raises ValueError where the name is taken by another account.
+    """
+    try:
+        s3.head_bucket(Bucket=name)
+    except botocore.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] == "403":
+            raise ValueError(f"the bucket {name} belongs to somebody else, or you may not use it") from error
+        place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        s3.create_bucket(Bucket=name, **place)  # us-east-1 is the default, and refused as a constraint
 
 
 def make_role(iam: Any, name: str, document: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ def study_info(plan: Plan) -> StudyInfo:
             seed=spec.seed,
             parent=spec.parent,
             train_flops=trial.train_flops,
+            dev=spec.dev is not None,
             variant=variant_of("run", spec.plain(), spec.parent if parent is None else parent.variant),
             **known,
         )
