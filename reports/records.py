@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeGuard, TypeVar
 
 from pydantic import (
     AwareDatetime,
@@ -42,10 +42,13 @@ STATED_BY_RUNS = (
 )
 """Fields of a record that only a paper's may leave out (null)."""
 
+OF_LABELS = ("linear", "finetune", "supervised")
+"""Stages whose trials read labels and say of which share of them."""
+
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0)]
-Count = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=0, lt=2**63)]  # as tables store it
 TrialId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # it is also a file name
 
 
@@ -83,8 +86,8 @@ class TrialSpec(Part):
     protocol: Count
     stage: Stage
     data: DataReference
-    architecture: str
-    seed: Annotated[int, Strict()] | None
+    architecture: Annotated[str, Field(pattern=r"\S")]
+    seed: Count | None
     parent: TrialId | None
     dev: DevSplit | None = None
     settings: dict[str, JsonValue]
@@ -95,6 +98,17 @@ class TrialSpec(Part):
         if not _is_finite(settings):
             raise ValueError("settings hold NaN or infinity; expected finite numbers only")
         return settings
+
+    @model_validator(mode="after")
+    def _labels_and_layers(self) -> TrialSpec:
+        fraction = self.settings.get("label_fraction")
+        if (fraction is not None or self.stage in OF_LABELS) and not (_is_number(fraction) and 0 < fraction <= 1):
+            raise ValueError(f"label_fraction is {fraction!r}; expected a share above 0 and up to 1")
+        for name in ("head_layer", "head_depth"):
+            value = self.settings.get(name)
+            if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 100):
+                raise ValueError(f"{name} is {value!r}; expected a number of layers")
+        return self
 
 
 class Candidate(Part):
@@ -120,7 +134,7 @@ class ModelSize(Part):
     """Parameters as the paper's Table 1 counts them (encoder with batch-norm statistics), and all that were trained
     (null where a paper does not state them)."""
 
-    encoder_parameters: Count
+    encoder_parameters: Annotated[int, Strict(), Field(ge=1, lt=2**63)]
     parameters: Count | None
 
 
@@ -199,6 +213,14 @@ class Record(Part):
         missing = [name for name in STATED_BY_RUNS if attrgetter(name)(self) is None]
         if self.source == "run" and missing:
             raise ValueError(f"a run's record leaves out {', '.join(missing)}; only a paper's may")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_were_read(self) -> Record:
+        if self.spec.settings.get("label_fraction") is not None and self.data.labelled_images == 0:
+            raise ValueError(
+                "labelled_images is 0 beside a label_fraction; expected the number of labels that were read"
+            )
         return self
 
     @field_validator("metrics")
@@ -330,6 +352,10 @@ def _first_error(error: ValidationError) -> str:
     place = ".".join(str(step) for step in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+
+
+def _is_number(value: JsonValue) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_finite(value: JsonValue) -> bool:
