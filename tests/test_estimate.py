@@ -16,7 +16,7 @@ from reports.storage import Storage
 from studies import tiny, tiny_study
 from study.cli import main
 from study.describe import describe_plan, duration
-from study.estimate import Estimate, estimate_plan, expected_device_seconds
+from study.estimate import Estimate, estimate_plan, throughput_here
 from study.hardware import Hardware, of_node, this_machine
 from study.plan import ExpectedImages, Plan, make_plan
 from study.throughput import Calibration, Measurement, Throughput, read_calibrations, write_calibration
@@ -253,13 +253,18 @@ def test_batch_that_is_too_much_for_a_cpu_is_cut_and_said_so() -> None:
 def test_launch_expects_what_the_storage_tells(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     plan = a_plan()
-    assert expected_device_seconds(plan, storage) == {}
+
+    def expected_seconds() -> dict[str, float]:
+        throughput = throughput_here(plan.study.execution, storage)
+        return {id: throughput.seconds(trial) for id, trial in plan.trials.items()}
+
+    assert all(map(math.isnan, expected_seconds().values()))
     write_calibration(storage, calibration())
-    expected = expected_device_seconds(plan, storage)
+    expected = expected_seconds()
     assert expected == pytest.approx({id: trial.train_flops / 1e9 for id, trial in plan.trials.items()})
     content = plain("other", "pretrain", "r10w0.0625")
     content["spec"]["settings"]["optimization"] |= {"global_batch_size": 100}
     content["cost"] |= {"device_seconds": 3.0, "train_flops": 1e9}
     write_record(storage, Record.model_validate(content))
     [pretrain] = [id for id in plan.trials if id.startswith("pretrain")]
-    assert expected_device_seconds(plan, storage)[pretrain] == pytest.approx(3 * expected[pretrain])
+    assert expected_seconds()[pretrain] == pytest.approx(3 * expected[pretrain])
