@@ -28,8 +28,9 @@ OBJECTIVES: dict[str, Direction] = {
 }
 """What can be explored: an accuracy, known only after training, against costs, which a plan knows beforehand."""
 
-PROPOSALS = 8  # of Optuna's sampler for each cell that is started
+PROPOSALS = 16  # of Optuna's sampler for each cell that is started
 STARTUP = 4  # finished cells before TPE has anything to tell good ones from bad ones by; until then it draws uniformly
+ALIKE = 1.1  # times the cheapest price: cells that share its pretraining, say, and differ in what is cheap
 FREE = 0.01  # of all hours so far: a cell that takes less is not preferred for being cheaper still
 
 
@@ -73,9 +74,9 @@ class Explorer:
     `paid` ones, whose records are in the storage, are free. What a cell still takes is its price. The next cell is
     found so:
 
-    1. Its price is at most what all trainings behind the finished cells took, and at most what is left of the budget.
-       So an exploration starts with the cheapest cell, and no step costs more than everything that it builds on. If
-       nothing is that cheap, the cheapest cell is next.
+    1. Its price is at most what is left of the budget, and at most what all trainings behind the finished cells took,
+       so that no step costs more than everything that it builds on. If nothing is that cheap, the cheapest cells are
+       let pass, up to `ALIKE` times the cheapest's price. The first cell is the cheapest.
     2. Optuna's multi-objective TPE, which knows every finished cell and is kept away from the running ones, makes
        `PROPOSALS` proposals over the axes; each is moved to the nearest cell that rule 1 lets pass.
     3. Of these the one is taken that promises most accuracy above the front (above the best finished cell that costs
@@ -191,10 +192,11 @@ class Explorer:
     def _choose(self, entries: Entries, prices: Mapping[int, float]) -> int:
         by_price = sorted(prices, key=lambda cell: (prices[cell], cell))
         done = list(entries.finished)
-        so_far = _hours({id: hours for cell in done for id, hours in self.work[cell].items()})
-        allowed = np.array([cell for cell in by_price if prices[cell] <= so_far], int)
-        if not done or not len(allowed):
+        if not done:
             return by_price[0]
+        so_far = _hours({id: hours for cell in done for id, hours in self.work[cell].items()})
+        limit = max(so_far, ALIKE * prices[by_price[0]])
+        allowed = np.array([cell for cell in by_price if prices[cell] <= limit])
         proposed = self._distances(self._propose(entries), self.positions[allowed])
         near = allowed[sorted(set(proposed.round(9).argmin(axis=1).tolist()))]  # of equally near cells the cheapest
         accuracies = self._accuracies(entries)
