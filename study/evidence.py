@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -145,6 +146,12 @@ class StoredEvidence:
     def device_seconds(self, id: str) -> float:
         """What a finished trial took."""
         return read_record(self.storage, id).cost.device_seconds or 0.0
+
+    def ended_at(self, id: str) -> datetime:
+        """When a trial with a record ended."""
+        ended = read_record(self.storage, id).finished_at
+        assert ended is not None, "a run states when it ended"
+        return ended
 
     def _measure(self, id: str) -> tuple[float, float]:
         """A finished trial's accuracy on its held-out images, and their number; a record never changes."""

@@ -31,6 +31,7 @@ class Exploration:
     explorer: Explorer
     study: optuna.Study
     settings: Explore
+    payer: dict[str, int] = field(default_factory=dict)  # the first cell that needs a training pays for it
     told: set[int] = field(default_factory=set)
 
 
@@ -124,7 +125,7 @@ def advance(exploration: Exploration, evidence: StoredEvidence, over: Collection
         if cell.trials <= evidence.done:
             score = evidence.score(cell.measured)
             assert score is not None
-            explorer.tell(number, score)
+            explorer.tell(number, score, _device_hours(exploration, evidence, number))
             exploration.told.add(number)
         elif number in running and all(id in evidence.done or id in over for id in cell.trials):
             explorer.fail(number, cell.trials & evidence.done)
@@ -135,10 +136,24 @@ def advance(exploration: Exploration, evidence: StoredEvidence, over: Collection
         if found is None:
             break
         picked.append(found)
+        for id in cells[found].trials:
+            exploration.payer.setdefault(id, found)
     if not explorer.running:
         exploration.study.set_user_attr(OVER, ending_of(exploration.settings))
     evidence.searches.put_back()
     return picked
+
+
+def _device_hours(exploration: Exploration, evidence: StoredEvidence, number: int) -> float | None:
+    """What a running cell took: its trainings that ended since it was picked, but for those that were another's to pay;
+    None where it is not running."""
+    started = exploration.explorer.ledger.started(number)
+    if started is None:
+        return None
+    ended = {id: evidence.ended_at(id) for id in exploration.cells[number].trials}
+    since, payer = started.astimezone(), exploration.payer
+    mine = [id for id, at in ended.items() if at >= since and payer.get(id, number) == number]
+    return sum(evidence.device_seconds(id) for id in mine) / 3600
 
 
 def ending_of(explore: Explore) -> list[float]:

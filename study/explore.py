@@ -142,15 +142,15 @@ class Explorer:
         self.handed_out.add(cell)
         return cell
 
-    def tell(self, cell: int, accuracy: float) -> None:
-        """A cell finished with this accuracy, in [0, 1].
+    def tell(self, cell: int, accuracy: float, device_hours: float | None = None) -> None:
+        """A cell finished with this accuracy, in [0, 1], and took so many `device_hours` (default: as predicted).
 
         It need not have been asked for: results that are there without this exploration are told for nothing. To tell
         a finished cell again changes nothing.
         """
         assert 0 <= accuracy <= 1, f"the accuracy of cell {cell} is {accuracy}"
         if cell not in self.ledger.read().finished:
-            self.ledger.finish(cell, self._values(self.costs[cell], accuracy))
+            self.ledger.finish(cell, self._values(self.costs[cell], accuracy), device_hours)
 
     def fail(self, cell: int, finished: Iterable[str] = ()) -> None:
         """A running cell failed; `finished` are those of its trainings that have a record all the same.

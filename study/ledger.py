@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -73,13 +74,23 @@ class Ledger:
     def start(self, cell: int, price: float) -> None:
         self._add(cell, TrialState.RUNNING, None, {"handed_out": True, "device_hours": price})
 
-    def finish(self, cell: int, values: Sequence[float]) -> None:
-        """Write a result: of the running cell, or of one that was never handed out and so took nothing."""
+    def finish(self, cell: int, values: Sequence[float], device_hours: float | None = None) -> None:
+        """Write a result: of the running cell, or of one that was never handed out and so took nothing.
+
+        `device_hours`: what a running cell took in the end, where that is known, in the place of its price.
+        """
         trial = self._running(cell)
         if trial is None:
             self._add(cell, TrialState.COMPLETE, values, {"handed_out": False, "device_hours": 0.0})
-        else:
-            self.study.tell(trial.number, values)
+            return
+        if device_hours is not None:
+            optuna.Trial(self.study, trial._trial_id).set_user_attr("device_hours", device_hours)
+        self.study.tell(trial.number, values)
+
+    def started(self, cell: int) -> datetime | None:
+        """When a running cell was handed out; None where it is not running."""
+        trial = self._running(cell)
+        return None if trial is None else trial.datetime_start
 
     def fail(self, cell: int) -> None:
         trial = self._running(cell)

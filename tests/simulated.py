@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import synthetic
@@ -46,6 +48,7 @@ def finish(storage: Storage, id: str, spec: TrialSpec, accuracy: float, held_out
     plain["spec"] = spec.plain()
     plain["metrics"] = {"dev_top1": accuracy, "evaluated": held_out} if spec.dev else {"top1": accuracy}
     plain["cost"]["device_seconds"] = SECONDS
+    plain["finished_at"] = datetime.now(UTC)
     write_record(storage, Record.model_validate(plain))
 
 
@@ -87,6 +90,7 @@ def simulate(
     dies: Callable[[TrialSpec], bool] = lambda spec: False,
     wishes: Wishes | None = None,
     slots: int = 2,
+    seconds: float = math.nan,
     cut_after: int | None = None,
 ) -> Simulated:
     """Launch a study: trials advance by a quarter in turn, and those at their end leave a record.
@@ -94,11 +98,11 @@ def simulate(
     Trials that fail leave their failure, those whose process dies nothing.
 
     After a quarter k of its time a trial that is judged has k / 4 of its final accuracy. `cut_after`: raise `CutError`
-    after so many quarters, everything in memory being lost.
+    after so many quarters, everything in memory being lost. `seconds` are what a trial is predicted to take.
     """
     wishes = wishes or Wishes()
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
-    growth = Growth(study, ExpectedImages.of(study), evidence)
+    growth = Growth(study, ExpectedImages.of(study), evidence, lambda trial: seconds)
     given_up = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
     launch = Simulated(growth, make_schedule(growth, storage, wishes, given_up, slots))
     running: list[tuple[PlannedTrial, int]] = []
