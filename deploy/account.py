@@ -1,8 +1,9 @@
 """What `cluster.yaml` needs in an AWS account, made if it is missing: `python -m deploy.account cluster.yaml`.
 
 The bucket, two roles with the policies in `deploy/iam` and their instance profiles, a security group that only the
-cluster's own nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into it; running
-it again changes nothing. Needs an administrator's credentials, once; `ray up` then needs `deploy/iam/laptop.json` only.
+cluster's own nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into
+it; running it again changes nothing. Needs an administrator's credentials, once; from then on `deploy/iam/laptop.json`
+is enough.
 """
 
 from __future__ import annotations
