@@ -25,6 +25,8 @@ PREFETCHED_BATCHES = 2
 class TrainStream:
     """The endless, shuffled stream of the first `rows` training rows, the same at every step whenever it is asked for.
 
+    The rows at the positions in `held_out` are left out; in what follows `rows` is the number of the others.
+
     The epochs' permutations are laid end to end, so no remainder is dropped; step s covers positions s x
     global_batch_size and following, of which rank r takes the r-th contiguous part. Position p belongs to epoch p //
     rows.
@@ -48,6 +50,7 @@ class TrainStream:
         rank: int = 0,
         world_size: int = 1,
         max_side: int,
+        held_out: range = range(0),
         resident_bytes: int = RESIDENT_BYTES,
         threads: int = DECODE_THREADS,
     ) -> None:
@@ -60,10 +63,11 @@ class TrainStream:
                 f"expected a positive multiple of {world_size}"
             )
         self.resident = decoded_bytes(self._manifest, rows, max_side) <= resident_bytes
-        if not self.resident and rows < world_size:
-            raise ValueError(f"found {rows} rows to stream to {world_size} workers; expected at least one row each")
+        drawn = rows - len(held_out)
+        if drawn < 1 or (not self.resident and drawn < world_size):
+            raise ValueError(f"found {drawn} rows for {world_size} workers; expected at least one row each")
         self._uri = shards_uri
-        self._share = Share(rows, seed, rank, world_size)
+        self._share = Share(drawn, seed, rank, world_size, held_out)
         self._global_batch_size = global_batch_size
         self._per_worker_batch_size = global_batch_size // world_size
         self._max_side = max_side
@@ -96,7 +100,7 @@ class TrainStream:
             self._manifest,
             "train",
             0,
-            share.rows,
+            share.rows + len(share.held_out),
             max_side=self._max_side,
             threads=self._threads,
             limit=self._resident_bytes,
@@ -118,6 +122,7 @@ def eval_batches(
     *,
     split: Split,
     rows: int | None = None,
+    first_row: int = 0,
     per_worker_batch_size: int,
     rank: int = 0,
     world_size: int = 1,
@@ -125,20 +130,20 @@ def eval_batches(
     resident_bytes: int = RESIDENT_BYTES,
     threads: int = DECODE_THREADS,
 ) -> Iterator[Batch]:
-    """Yield the first `rows` rows of a split (None: all) in order, every row on exactly one rank.
+    """Yield `rows` rows of a split (None: all) from `first_row` on in order, every row on exactly one rank.
 
-    Rank r takes the rows from r x rows // world_size on; the last batch may be smaller, and a rank may have one row
-    fewer than another, or none. Decoded rows are kept in memory as in `TrainStream`. Raises ValueError for shards that
-    are missing and rows out of range.
+    Rank r takes those from first_row + r x rows // world_size on; the last batch may be smaller, and a rank may have
+    one row fewer than another, or none. Decoded rows are kept in memory as in `TrainStream`. Raises ValueError for
+    shards that are missing and rows out of range.
     """
     manifest = read_manifest(shards_uri)
     available = manifest.split_images(split)
-    rows = available if rows is None else rows
+    rows = available - first_row if rows is None else rows
     _check_rank(rank, world_size)
-    _check_rows(rows, available, shards_uri, split)
+    _check_rows(rows, available - first_row, shards_uri, split)
     if per_worker_batch_size < 1:
         raise ValueError(f"found a per-worker batch of {per_worker_batch_size}; expected at least 1")
-    start, stop = rank * rows // world_size, (rank + 1) * rows // world_size
+    start, stop = first_row + rank * rows // world_size, first_row + (rank + 1) * rows // world_size
 
     def indexed() -> Generator[Batch]:
         decoded = resident_rows(
@@ -167,7 +172,7 @@ def draw(share: Share, global_batch_size: int, step: int) -> tuple[NDArray[np.in
     for epoch in range(epochs[0], epochs[-1] + 1):
         drawn = epochs == epoch
         positions[drawn] = permutation(share.seed, epoch, share.rows)[index[drawn]]
-    return positions, epochs
+    return share.positions(positions), epochs
 
 
 @functools.lru_cache(maxsize=4)

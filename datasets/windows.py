@@ -17,33 +17,56 @@ WINDOW_ROWS = 2048  # about 225 MB of ImageNet, and no fewer than eight row grou
 
 @dataclass(frozen=True)
 class Share:
-    """One worker's part of every epoch over the first `rows` rows: `rows // world_size` rows of the epoch's order."""
+    """One worker's part of every epoch over `rows` rows: `rows // world_size` rows of the epoch's order.
+
+    The rows are the first of the split but for the positions in `held_out`, which are never drawn.
+    """
 
     rows: int
     seed: int
     rank: int
     world_size: int
+    held_out: range = range(0)
 
     @property
     def rows_per_epoch(self) -> int:
         """The rows that this worker draws in one epoch."""
         return self.rows // self.world_size
 
+    def positions(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in the split of the rows numbered `index` (n,), each in [0, rows), the held-out ones skipped."""
+        return index + len(self.held_out) * (index >= self.held_out.start)
+
+    def pieces(self, groups: Sequence[RowGroup]) -> list[Slice]:
+        """The slices of row groups that hold the rows, in order."""
+        end = self.rows + len(self.held_out)
+        spans = [(0, self.held_out.start), (self.held_out.stop, end)] if self.held_out else [(0, end)]
+        return [
+            Slice(group, max(0, first - group.start), min(group.rows, stop - group.start))
+            for group in groups
+            for first, stop in spans
+            if group.start < stop and first < group.start + group.rows and first < stop
+        ]
+
 
 def epoch_slices(groups: Sequence[RowGroup], share: Share, epoch: int, first: int) -> list[Slice]:
     """Return the slices of row groups, in order, that hold the worker's rows of one epoch from its row `first` on.
 
-    The row groups that hold the first `rows` rows are permuted by (seed, epoch) and laid end to end; the worker's part
-    may begin and end within a row group. Reads nothing.
+    The row groups that hold the share's rows are permuted by (seed, epoch) and laid end to end; the worker's part may
+    begin and end within a row group. Reads nothing.
     """
-    used = [group for group in groups if group.start < share.rows]
-    order = np.random.default_rng([share.seed, epoch]).permutation(len(used))
-    lengths = np.array([min(used[number].rows, share.rows - used[number].start) for number in order])
+    pieces = share.pieces(groups)
+    used = [pieces[number] for number in np.random.default_rng([share.seed, epoch]).permutation(len(pieces))]
+    lengths = np.array([piece.stop - piece.first for piece in used])
     ends = np.cumsum(lengths)
     begin, end = share.rank * share.rows_per_epoch + first, (share.rank + 1) * share.rows_per_epoch
     return [
-        Slice(used[number], max(0, begin - (stop - length)), min(length, end - (stop - length)))
-        for number, length, stop in zip(order.tolist(), lengths.tolist(), ends.tolist(), strict=True)
+        Slice(
+            piece.group,
+            piece.first + max(0, begin - (stop - length)),
+            piece.first + min(length, end - (stop - length)),
+        )
+        for piece, length, stop in zip(used, lengths.tolist(), ends.tolist(), strict=True)
         if stop > begin and stop - length < end
     ]
 

@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from reports.claims import judge
+from reports.comparable import joined
 from reports.figures.style import STAGES, accuracy, amount, percent, points_of
 from reports.scaling import labels_needed, size_gains, size_points
 from reports.statements import BIGGER_GAINS_MORE
@@ -21,8 +22,18 @@ def answer(trials: pd.DataFrame) -> list[str]:
         return ["No fine-tuned trial has finished yet, so there is no answer: run the stages pretrain and finetune."]
     gains = size_gains(points)
     first = _label_efficiency(points, gains) if len(gains) else _one_size(points)
-    sentences = [first, _gain_by_fraction(trials, gains), _methods(trials, points), _seeds(trials, points)]
+    caveat = _caveat(points)
+    sentences = [first, _gain_by_fraction(trials, gains), caveat, _methods(trials, points), _seeds(trials, points)]
     return [sentence for sentence in sentences if sentence]
+
+
+def _caveat(points: pd.DataFrame) -> str:
+    """That models, or label fractions, were not compared at their best or at the same settings."""
+    caveat = joined(points["caveat"])
+    if not caveat:
+        return ""
+    apart = "; so a difference between models is not one of size alone" if points["apart"].any() else ""
+    return f"Of fine-tuning, {caveat}{apart}."
 
 
 def _one_size(points: pd.DataFrame) -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
 
+from reports.comparable import joined
 from reports.correlation import correlation
-from reports.effects import Effect, estimate
+from reports.effects import Design, Effect, estimate
 from reports.intervals import NORMAL, student
 from reports.statements import Statement, statements
 
 Verdict = Literal["holds", "does not hold", "not enough data"]
 
 POINTS_NEEDED = 4  # architectures without seeds, or points of a correlation
+SAME_SETTINGS = "the same settings of every architecture: run again what failed"
+APART = "settings that differ"
 MOST = 1000  # seeds or architectures: more is no advice
 
 
@@ -49,7 +53,8 @@ def claims(trials: pd.DataFrame) -> list[Claim]:
     architecture and seed, at the smallest label fraction that has both. A statement holds where the whole interval lies
     where it says (within 1 point where it says "alike"), does not hold where the whole interval lies elsewhere, and is
     otherwise undecided: not enough data. There is no verdict from one seed: an architecture with a single one is left
-    out; the paper's own results name no seeds, so for them the interval is over architectures alone, four at least.
+    out; the paper's own results name no seeds, so for them the interval is over architectures alone, four at least. Nor
+    is there one where, because of gaps, architectures can only be compared at different settings.
     """
     return [judge(trials, statement) for statement in statements(trials)]
 
@@ -78,6 +83,8 @@ def judge(trials: pd.DataFrame, statement: Statement) -> Claim:
     if found.design is None:
         return _of_correlation(start, statement, found.table, found.where, seedless)
     cells = found.table if seedless else found.table[_seeds(found.table) > 1]
+    if _is_unfair(cells, found.design):
+        return _unfair(start, cells, found.design == "mean", found.where)
     if len(cells):
         start = replace(start, ids=_ids(cells))
     effect = estimate(cells, found.design) if len(cells) else None
@@ -85,8 +92,8 @@ def judge(trials: pd.DataFrame, statement: Statement) -> Claim:
     if effect is None or (seedless and effect.architectures < POINTS_NEEDED):
         return _too_few(start, mean, found.design == "mean", found.where, seedless, len(cells) > 0)
     start = replace(start, effect=effect.value, low=effect.low, high=effect.high, basis=_basis(effect, seedless))
-    where = f"{found.where}, for these architectures only," if effect.fixed and not seedless else found.where
-    return _judged(start, statement, where, _more(effect, statement, seedless))
+    notes = ["for these architectures only"] if effect.fixed and not seedless else []
+    return _judged(start, statement, found.where, [*notes, joined(cells["caveat"])], _more(effect, statement))
 
 
 def _ids(table: pd.DataFrame) -> tuple[str, ...]:
@@ -95,6 +102,19 @@ def _ids(table: pd.DataFrame) -> tuple[str, ...]:
 
 def _seeds(cells: pd.DataFrame) -> pd.Series:
     return cells.groupby("architecture")["seed"].transform("nunique")
+
+
+def _is_unfair(cells: pd.DataFrame, design: Design | None) -> bool:
+    """Whether architectures stand at different settings, or, where they are averaged, at ones known to be worse."""
+    return bool(cells["apart"].any() or (design == "mean" and cells["worse"].any()))
+
+
+def _unfair(claim: Claim, cells: pd.DataFrame, is_mean: bool, where: str) -> Claim:
+    """No verdict and no interval on a comparison whose sides are not alike: its error would say nothing."""
+    effect = float(cells.groupby("architecture")["value"].mean().mean()) if is_mean else math.nan
+    found = f"{effect:+.1f} {claim.unit} {where}, without an interval" if is_mean else f"not compared {where}"
+    detail = f"{found}: {joined(cells['caveat'])}"
+    return replace(claim, effect=effect, ids=_ids(cells), detail=detail, need=SAME_SETTINGS, basis=APART)
 
 
 def _too_few(claim: Claim, means: pd.Series, is_mean: bool, where: str, seedless: bool, seeds: bool) -> Claim:
@@ -112,6 +132,14 @@ def _too_few(claim: Claim, means: pd.Series, is_mean: bool, where: str, seedless
 
 def _of_correlation(claim: Claim, statement: Statement, points: pd.DataFrame, where: str, seedless: bool) -> Claim:
     kept = points if seedless else points[points["n"] > 1]
+    if _is_unfair(kept, None):
+        return replace(
+            claim,
+            ids=_ids(kept),
+            detail=f"not compared {where}: {joined(kept['caveat'])}",
+            need=SAME_SETTINGS,
+            basis=APART,
+        )
     found = correlation(kept["x"].tolist(), kept["y"].tolist())
     claim = replace(claim, ids=_ids(kept) or claim.ids)
     claim = replace(claim, basis=f"{len(kept)} points" + (" of one run each" if seedless else ", means over seeds"))
@@ -121,13 +149,14 @@ def _of_correlation(claim: Claim, statement: Statement, points: pd.DataFrame, wh
     claim = replace(claim, effect=found.r, low=found.low, high=found.high)
     distance = abs(math.atanh(found.r)) if abs(found.r) < 1 else math.inf
     more = f"about {math.ceil((NORMAL / distance) ** 2 + 3)} points" if distance > 0.06 else f"more than {MOST} points"
-    return _judged(claim, statement, where, more)
+    return _judged(claim, statement, where, [joined(kept["caveat"])], more)
 
 
-def _judged(claim: Claim, statement: Statement, where: str, more: str) -> Claim:
+def _judged(claim: Claim, statement: Statement, where: str, notes: Sequence[str], more: str) -> Claim:
     digits = 3 if claim.unit == "r" else 1
     low, high = (f"{value:.{digits}f}" for value in (claim.low, claim.high))
-    detail = f"{claim.effect:+.{digits}f} {claim.unit} {where} (95 % interval {low} to {high})"
+    told = "; ".join([f"95 % interval {low} to {high}", *filter(None, notes)])
+    detail = f"{claim.effect:+.{digits}f} {claim.unit} {where} ({told})"
     if statement.above < claim.low and claim.high < statement.below:
         return replace(claim, verdict="holds", need="", detail=detail)
     if claim.high < statement.above or claim.low > statement.below:
@@ -143,7 +172,7 @@ def _edge(claim: Claim, statement: Statement) -> float:
     return min(edges, key=lambda edge: abs(edge - claim.effect))
 
 
-def _more(effect: Effect, statement: Statement, seedless: bool) -> str:
+def _more(effect: Effect, statement: Statement) -> str:
     """How many seeds, or architectures, would clear the nearest end of the statement's range, all else being equal."""
     distance = min(abs(effect.value - edge) for edge in (statement.above, statement.below) if math.isfinite(edge))
     half = effect.high - effect.value

@@ -12,13 +12,14 @@ from reports.effects import Design, by_architecture, paired, side
 
 FEW = 0.1  # label fractions up to here are "few labels": the paper's 1 % and 10 %
 KEYS = ("architecture", "label_fraction")
-TAUGHT = (*KEYS, "teacher_architecture", "teacher_stage")
+HEAD = ("head_depth", "head_layer")
+TAUGHT = (*KEYS, "teacher_architecture", "teacher_stage", *HEAD)  # the head's are the teacher's
 
 
 @dataclass(frozen=True)
 class Found:
     """What a statement rests on: cells of an effect (`effects.estimate`), or points of a correlation (x, y, n, ids),
-    then without a design.
+    then without a design; both with the columns of `comparable.with_caveats`.
 
     `where` says of which label fraction and settings, in words.
     """
@@ -53,7 +54,8 @@ def few_against_most(trials: pd.DataFrame) -> Found:
     few, most = tuned["label_fraction"].min(), tuned["label_fraction"].max()
     if not few <= FEW < most:
         return Found(tuned.iloc[:0], "size", "")
-    at_few, at_most = (side(tuned[tuned["label_fraction"] == fraction], ("architecture",)) for fraction in (few, most))
+    rows = side(tuned[tuned["label_fraction"].isin([few, most])], KEYS, across=KEYS)
+    at_few, at_most = (rows[rows["label_fraction"] == fraction] for fraction in (few, most))
     cells = by_architecture(paired(at_few, at_most, ("architecture",)))
     return Found(cells, "size", f"gain with {percent(few)} of the labels less that with {percent(most)}")
 
@@ -107,10 +109,10 @@ def first_layer(trials: pd.DataFrame, few: bool) -> Found:
 
 
 def memory(trials: pd.DataFrame) -> Found:
-    """Linear evaluation, and fine-tuning on few labels, averaged."""
+    """Linear evaluation, and fine-tuning on few labels, each at equal heads, averaged."""
     few = (trials["stage"] == "finetune") & (trials["label_fraction"] <= FEW)
     shown = trials[((trials["stage"] == "linear") | few) & trials["memory"].notna()]
-    keys = ("architecture", "stage", "label_fraction")
+    keys = ("architecture", "stage", "label_fraction", *HEAD)
     with_it, without = side(shown[shown["memory"]], keys), side(shown[~shown["memory"]], keys)
     return Found(
         by_architecture(paired(with_it, without, keys)), "mean", "in linear evaluation and fine-tuning on few labels"
@@ -188,10 +190,11 @@ def teachers(trials: pd.DataFrame) -> Found:
     rows = rows[rows["teacher_top1"].notna()].assign(teacher=rows["parent"].map(variants))
     rows = rows[rows["label_fraction"] == rows["label_fraction"].min()]
     points = (
-        side(rows, (*KEYS, "teacher"))
+        side(rows, (*KEYS, "teacher"), across=())  # teachers of one student in the end
         .groupby(["architecture", "teacher"])
         .agg(x=("teacher_top1", "mean"), y=("top1", "mean"), n=("seed", "nunique"), ids=("id", list))
         .reset_index()
+        .assign(caveat="", apart=False, worse=False)
     )
     most = points.groupby("architecture")["teacher"].count()
     student = most.idxmax() if len(most) else ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from reports.comparable import joined
 from reports.intervals import NORMAL
 from reports.scaling import size_points
 
@@ -51,7 +52,7 @@ def linear_and_finetuned(trials: pd.DataFrame, label_fraction: float) -> pd.Data
     """Architectures with both a linear evaluation (most labels) and a fine-tuning on `label_fraction` (Appendix C).
 
     Columns: architecture, parameters, linear, finetune (top-1 of the best setting, means over seeds), n (the fewer
-    seeds of both), ids.
+    seeds of both), ids, and those of `comparable.with_caveats`.
     """
     linear = size_points(trials, "linear")
     linear = linear[linear["label_fraction"] == linear["label_fraction"].max()]
@@ -66,6 +67,9 @@ def linear_and_finetuned(trials: pd.DataFrame, label_fraction: float) -> pd.Data
             "finetune": both["mean_tuned"],
             "n": both[["n_linear", "n_tuned"]].min(axis=1),
             "ids": [[*one, *other] for one, other in zip(both["ids_linear"], both["ids_tuned"], strict=True)],
+            "caveat": list(map(joined, zip(both["caveat_linear"], both["caveat_tuned"], strict=True))),
+            "apart": both["apart_linear"] | both["apart_tuned"],
+            "worse": both["worse_linear"] | both["worse_tuned"],
         }
     )
 

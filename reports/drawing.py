@@ -26,6 +26,12 @@ class Drawn:
         return str(self.figure.layout.meta["title"])
 
     @property
+    def caption(self) -> str:
+        """How to read it, and what must be said of these results."""
+        caveat = str(self.figure.layout.meta.get("caveat", ""))
+        return f"{self.entry.reading} Mind: {caveat}." if caveat else self.entry.reading
+
+    @property
     def need(self) -> str:
         return str(self.figure.layout.meta.get("need", ""))
 

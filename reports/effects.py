@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from reports.comparable import CAVEATS, NAMED, allowed, joined, keys_of, with_caveats
 from reports.intervals import Array, student
 
 Design = Literal["mean", "size", "kernels"]
@@ -39,40 +40,84 @@ class Effect:
     fixed: bool
 
 
-def side(trials: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+def side(trials: pd.DataFrame, keys: Sequence[str], across: Sequence[str] = ("architecture",)) -> pd.DataFrame:
     """One side of a comparison: for each value of `keys` and each seed the variant that is best by the other seeds.
 
-    Most seeds first, then the highest mean of the others: a variant chosen by the very results that are compared would
-    win by luck where more variants were tried. A single seed has no others and is chosen by itself.
+    Chosen among what may be compared between the values of `across` (`comparable.allowed`). A variant chosen by the
+    very results that are compared would win by luck where more variants were tried. A single seed has no others and is
+    chosen by itself. A seed without the variant that its others choose has no row: a worse one would not stand for it.
 
-    Columns: `keys`, seed, top1 (in [0, 1]), id, other columns of `trials`.
+    Columns: `keys`, seed, top1 (in [0, 1]), id, those of `comparable.with_caveats`, other columns of `trials`.
     """
     rows = trials[trials["top1"].notna()]
     rows = rows.assign(seed=rows["seed"].fillna(NO_SEED)).drop_duplicates([*keys, "variant", "seed"])
-    cells = rows.groupby([*keys, "variant"], dropna=False)["top1"]
-    n, total = cells.transform("size"), cells.transform("sum")
-    others = ((total - rows["top1"]) / (n - 1).where(n > 1)).fillna(rows["top1"])
-    rows = rows.assign(n=n, others=others).sort_values(["n", "others"], ascending=False, kind="stable")
-    chosen = rows.drop_duplicates([*keys, "seed"]).sort_values([*keys, "seed"])
-    return chosen.drop(columns=["n", "others"]).reset_index(drop=True)
+    rows = rows.reset_index(drop=True)
+    cells_of = keys_of(rows, keys)
+    seeds: dict[tuple[object, ...], dict[int, int]] = {}  # cell and variant -> seed -> row
+    for row, (cell, variant, seed) in enumerate(zip(cells_of, rows["variant"], rows["seed"].tolist(), strict=True)):
+        seeds.setdefault((cell, variant), {})[seed] = row
+    top1 = rows["top1"].tolist()
+    cells = rows.loc[
+        [min(found.values()) for found in seeds.values()], [*keys, *(n for n in NAMED if n not in keys), "setting"]
+    ]
+    values = [[top1[row] for row in found.values()] for found in seeds.values()]
+    cells = cells.assign(n=[len(of) for of in values], mean=[sum(of) / len(of) for of in values])
+    kept = allowed(cells, keys, across)
+    may = set(kept.index)
+    chosen = _by_other_seeds({pair: found for pair, found in seeds.items() if min(found.values()) in may}, top1)
+    told = with_caveats(kept[kept.index.isin(chosen.values())], cells.drop(kept.index), keys, across)
+    picked = rows.loc[list(chosen)]
+    picked = picked.assign(**{name: told.loc[list(chosen.values()), name].tolist() for name in CAVEATS})
+    return picked.sort_values([*keys, "seed"]).reset_index(drop=True)
+
+
+def _by_other_seeds(seeds: Mapping[tuple[object, ...], Mapping[int, int]], top1: Sequence[float]) -> dict[int, int]:
+    """For each cell and seed the row of the best variant, and the first row of that variant; `seeds` are rows by cell
+    and variant, and seed."""
+    variants: dict[object, list[Mapping[int, int]]] = {}
+    for (cell, _), found in seeds.items():
+        variants.setdefault(cell, []).append(found)
+
+    def score(found: Mapping[int, int], seed: int) -> float:
+        others = [top1[row] for other, row in found.items() if other != seed] or [top1[row] for row in found.values()]
+        return sum(others) / len(others)
+
+    chosen = {}
+    for of_cell in variants.values():
+        for seed in sorted(set().union(*of_cell)):
+            best = max(of_cell, key=lambda found: score(found, seed))
+            if seed in best:
+                chosen[best[seed]] = min(best.values())
+    return chosen
 
 
 def paired(better: pd.DataFrame, worse: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Differences in points between two of `side`, for `keys` (architecture among them) and seeds that both have.
 
-    Columns: `keys`, seed, parameters, value, ids.
+    Columns: `keys`, seed, parameters, value, ids, and those of `comparable.with_caveats` of both.
     """
-    columns = [*keys, "seed", "top1", "id"]
+    columns = [*keys, "seed", "top1", "id", *CAVEATS]
     both = better[[*columns, "parameters"]].merge(worse[columns], on=[*keys, "seed"], suffixes=("", "_worse"))
     both["value"] = 100 * (both["top1"] - both["top1_worse"])
     both["ids"] = list(zip(both["id"], both["id_worse"], strict=True))
-    return both[[*keys, "seed", "parameters", "value", "ids"]]
+    both["caveat"] = list(map(joined, zip(both["caveat"], both["caveat_worse"], strict=True)))
+    for name in ("apart", "worse"):
+        both[name] |= both[f"{name}_worse"]
+    return both[[*keys, "seed", "parameters", "value", "ids", *CAVEATS]]
 
 
 def by_architecture(differences: pd.DataFrame) -> pd.DataFrame:
-    """Mean over everything but architecture and seed, with the ids of all: one row an architecture and seed."""
+    """Mean over everything but architecture and seed, with the ids and caveats of all: one row an architecture and
+    seed."""
     grouped = differences.groupby(["architecture", "seed"], sort=True)
-    return grouped.agg(parameters=("parameters", "first"), value=("value", "mean"), ids=("ids", _flat)).reset_index()
+    return grouped.agg(
+        parameters=("parameters", "first"),
+        value=("value", "mean"),
+        ids=("ids", _flat),
+        caveat=("caveat", joined),
+        apart=("apart", "any"),
+        worse=("worse", "any"),
+    ).reset_index()
 
 
 def _flat(cells: pd.Series) -> list[str]:

@@ -8,13 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from reports.comparable import joined
 from reports.intervals import NORMAL, TAIL, Array, resampled_means, seed_freedom, student, values_of
 from reports.scaling import labels_needed, size_points
 
 COLUMNS = (
     *("architecture", "label_fraction", "labels", "mean", "reference", "reference_stage"),
     *("factor", "bound", "low", "low_bound", "high", "high_bound", "rises", "basis", "sentence", "ids"),
+    *("caveat", "apart"),
 )
+
+
+UNKNOWN = (math.nan, "unknown", math.nan, "unknown")  # the ends of an interval and their bounds
 
 
 def label_efficiency(trials: pd.DataFrame) -> pd.DataFrame:
@@ -26,7 +31,8 @@ def label_efficiency(trials: pd.DataFrame) -> pd.DataFrame:
     "about" where that is interpolated (piecewise linear in log labels), "more than" or "at most" where it is censored
     by the most or fewest labels that the reference was trained with; low and high with bounds of their own: the 95 %
     interval over seeds (NaN and "unknown" where no result behind it has two seeds); rises (false: the reference's
-    accuracy falls somewhere with more labels, and its first crossing counts); basis, sentence, ids.
+    accuracy falls somewhere with more labels, and its first crossing counts); basis, sentence, ids;
+    caveat and apart (`comparable.with_caveats`: models at different settings have no interval).
     """
     points, supervised = size_points(trials), size_points(trials, "supervised")
     if points.empty:
@@ -63,7 +69,8 @@ def _row(trials: pd.DataFrame, target: pd.Series, curve: pd.DataFrame, stage: st
     labels = curve["labels"].to_numpy(np.float64)
     needed = labels_needed(labels.tolist(), curve["mean"].tolist(), target["mean"])
     cells = values_of(trials, [target["ids"], *curve["ids"]])
-    ends = _interval(labels, cells, float(target["labels"]))
+    unfair = bool(target["apart"] or curve["apart"].any())
+    ends = UNKNOWN if unfair else _interval(labels, cells, float(target["labels"]))
     row: dict[str, object] = {
         **{name: target[name] for name in ("architecture", "label_fraction", "labels", "mean")},
         "reference": curve.iloc[0]["architecture"],
@@ -74,6 +81,8 @@ def _row(trials: pd.DataFrame, target: pd.Series, curve: pd.DataFrame, stage: st
         "rises": needed.rises,
         "basis": _basis(cells),
         "ids": [*target["ids"], *(id for ids in curve["ids"] for id in ids)],
+        "caveat": joined([target["caveat"], *curve["caveat"]]),
+        "apart": unfair,
     }
     return {**row, "sentence": _sentence(row)}
 
@@ -84,7 +93,7 @@ def _interval(labels: Array, cells: list[Array], own: float) -> tuple[float, str
     Unknown where any result has a single seed, whose spread would count as none."""
     freedom = seed_freedom(cells)
     if min(map(len, cells)) < 2:
-        return math.nan, "unknown", math.nan, "unknown"
+        return UNKNOWN
     means = np.array([values.mean() for values in cells])
     drawn = means + student(freedom) / NORMAL * (resampled_means(cells, np.random.default_rng(0)) - means)
     needed = log_labels_needed(labels, drawn[:, 1:], drawn[:, 0])
@@ -111,9 +120,11 @@ def _sentence(row: Mapping[str, object]) -> str:
     if row["low_bound"] != "unknown":
         ends = dict.fromkeys([_times(row["low"], row["low_bound"]), _times(row["high"], row["high_bound"])])
         interval = f" (95 % interval {' to '.join(ends)})"
+    note = f"; {row['caveat']}" if row["apart"] else ""
     return (
         f"{row['architecture']} fine-tuned with {100 * float(str(row['label_fraction'])):g} % of the labels equals "
         f"{reference} with {_times(row['factor'], row['bound'])} times as many{interval}"
+        f"{note}"
     )
 
 

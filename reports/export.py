@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import plotly.graph_objects as go
 
+from reports.figures.style import IMAGE_WIDTH
 from reports.tables import TEXTS
 
 ImageFormat = Literal["png", "svg", "pdf"]
@@ -87,4 +88,4 @@ async def _draw(figures: Mapping[str, go.Figure], kind: ImageFormat, seconds: fl
 def _on_white(figure: go.Figure, kind: ImageFormat) -> tuple[go.Figure, dict[str, Any]]:
     shown = [trace for trace in figure.data if trace.visible != "legendonly"]  # in an image nobody can switch it on
     figure = go.Figure(shown, figure.layout).update_layout(paper_bgcolor="white", plot_bgcolor="white")
-    return figure, {"format": kind, "width": 1000, "height": figure.layout.height, "scale": 2}
+    return figure, {"format": kind, "width": IMAGE_WIDTH, "height": figure.layout.height, "scale": 2}

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from reports.comparable import joined
 from reports.intervals import RESAMPLES, Array, expanded_interval, resampled_means, seed_freedom, values_of
 from reports.power_law import huber, huber_delta, least_squares, leverage, log_error
 from reports.reversals import Flag, reversals
@@ -149,6 +150,8 @@ def _fit(trials: pd.DataFrame, points: pd.DataFrame, subject: Subject, method: M
 
 
 def _refusal(points: pd.DataFrame, law: Law, out: Sequence[str]) -> tuple[str, str] | None:
+    if points["apart"].any():
+        return joined(points["caveat"]), "every size at the same settings: run again what failed"
     sizes, needed = points["parameters"].nunique(), SIZES_NEEDED[law]
     without = f" without {', '.join(out)}, which a smaller model beats" if out else ""
     if sizes < needed:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from reports.intervals import NORMAL
-from reports.tables import best_variants, summary
+from reports.tables import summary
 
 CELL = ("stage", "variant")
 IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anything in [0, 1]
@@ -20,7 +20,8 @@ IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anyth
 class PlannedTrial:
     """A trial of the plan without a record; what it is called is as in the columns of `tables.trials`.
 
-    Trials of one `variant` (`tables.variant_of`) are seeds of one cell of the grid.
+    Trials of one `variant` (`tables.variant_of`) are seeds of one cell of the grid. `dev`: it is to measure candidates
+    on held-out images, and is no result by itself.
     """
 
     id: str
@@ -33,6 +34,7 @@ class PlannedTrial:
     parent: str | None
     train_flops: float
     variant: str
+    dev: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> l
     """
     finished = set(trials["id"])
     missing = {trial.id: trial for trial in planned if trial.id not in finished}
-    cells = best_variants(summary(trials[trials["stage"] != "pretrain"], CELL), CELL)
+    cells = summary(trials[trials["stage"] != "pretrain"], CELL)
     known = {_key(row): (int(row["n"]), float(row["std"])) for _, row in cells.iterrows()}
     spreads = {stage: _spread(stage, cells) for stage in {trial.stage for trial in missing.values()}}
     speeds = _seconds_per_flop(trials)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeGuard, TypeVar
 
 from pydantic import (
     AwareDatetime,
@@ -28,17 +28,27 @@ from pydantic import (
 from reports.storage import Storage
 
 THREADS = 16  # a storage far away answers slowly, but many at once
-RATES = ("top1", "top5", "knn_top1", "contrastive_accuracy")  # metrics that are shares of images, in [0, 1]
+RATES = (
+    "top1",
+    "top5",
+    "dev_top1",
+    "dev_top5",
+    "knn_top1",
+    "contrastive_accuracy",
+)  # metrics that are shares of images, in [0, 1]
 STATED_BY_RUNS = (
     *("spec.seed", "model.parameters", "cost.wall_seconds", "cost.device_seconds", "cost.sessions"),
     *("resources", "environment", "started_at", "finished_at"),
 )
 """Fields of a record that only a paper's may leave out (null)."""
 
+OF_LABELS = ("linear", "finetune", "supervised")
+"""Stages whose trials read labels and say of which share of them."""
+
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0)]
-Count = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=0, lt=2**63)]  # as tables store it
 TrialId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # it is also a file name
 
 
@@ -57,19 +67,29 @@ class DataReference(BaseModel):
     image_size: Count
 
 
+class DevSplit(Part):
+    """Labelled training images that a trial held out, and was evaluated on instead of the test split."""
+
+    label_fraction: Amount
+    folds: Count
+    fold: Count
+
+
 class TrialSpec(Part):
     """Everything that determines a result; `settings` are the stage's own, `parent` is the id of the trial it builds
     on.
 
-    `seed` is null where a paper does not state it.
+    `seed` is null where a paper does not state it. A trial with a `dev` split was run to choose settings by: it has no
+    result on the test split.
     """
 
     protocol: Count
     stage: Stage
     data: DataReference
-    architecture: str
-    seed: Annotated[int, Strict()] | None
+    architecture: Annotated[str, Field(pattern=r"\S")]
+    seed: Count | None
     parent: TrialId | None
+    dev: DevSplit | None = None
     settings: dict[str, JsonValue]
 
     @field_validator("settings")
@@ -79,19 +99,50 @@ class TrialSpec(Part):
             raise ValueError("settings hold NaN or infinity; expected finite numbers only")
         return settings
 
+    @model_validator(mode="after")
+    def _labels_and_layers(self) -> TrialSpec:
+        fraction = self.settings.get("label_fraction")
+        if (fraction is not None or self.stage in OF_LABELS) and not (_is_number(fraction) and 0 < fraction <= 1):
+            raise ValueError(f"label_fraction is {fraction!r}; expected a share above 0 and up to 1")
+        for name in ("head_layer", "head_depth"):
+            value = self.settings.get(name)
+            if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 100):
+                raise ValueError(f"{name} is {value!r}; expected a number of layers")
+        return self
+
+
+class Candidate(Part):
+    """Settings among which was chosen: what they change, the trials on held-out images that measured them, and their
+    mean accuracy (null: a trial failed or was stopped early)."""
+
+    changes: dict[str, bool | int | float | str]
+    dev_top1: Number | None
+    trials: tuple[TrialId, ...]
+
+
+class Selection(Part):
+    """A choice on which a trial rests: what was chosen at which stage, by which metric, among what."""
+
+    choice: str
+    stage: Stage
+    by: Literal["dev_top1"]
+    chosen: dict[str, bool | int | float | str]
+    among: tuple[Candidate, ...]
+
 
 class ModelSize(Part):
     """Parameters as the paper's Table 1 counts them (encoder with batch-norm statistics), and all that were trained
     (null where a paper does not state them)."""
 
-    encoder_parameters: Count
+    encoder_parameters: Annotated[int, Strict(), Field(ge=1, lt=2**63)]
     parameters: Count | None
 
 
 class Cost(Part):
     """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
-    Seconds and processes are null where a paper does not state them.
+    Seconds and processes are null where a paper does not state them. `planned_device_seconds` is what the launch that
+    ended with this record had estimated (null: nothing told it, or an older record).
     """
 
     wall_seconds: Amount | None
@@ -99,6 +150,7 @@ class Cost(Part):
     images: Count
     train_flops: Amount
     sessions: Count | None
+    planned_device_seconds: Amount | None = None
 
 
 class Resources(Part):
@@ -112,7 +164,9 @@ class Resources(Part):
 
 
 class DataUsed(Part):
-    """`labelled_images` are the rows whose labels were read; `subset_hash` names exactly these rows (null: none)."""
+    """`labelled_images` are the rows whose labels were read; `subset_hash` is the sha256 of exactly these rows' ids and
+    labels: pairs of int64, little-endian, in the order of the ids (null: none).
+    """
 
     fingerprint: str
     train_images: Count
@@ -134,7 +188,8 @@ class Record(Part):
     logged step.
 
     A paper's result (`source` "paper") may leave out what papers do not state: seed, trained parameters, seconds,
-    processes, resources, environment and times are then null. A run states all of them.
+    processes, resources, environment and times are then null. A run states all of them. `selections` are the choices
+    that were made, on held-out images, before a trial's settings and parents were known.
     """
 
     format: Literal[1]
@@ -151,12 +206,21 @@ class Record(Part):
     environment: Environment | None
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
+    selections: tuple[Selection, ...] = ()
 
     @model_validator(mode="after")
     def _a_run_states_everything(self) -> Record:
         missing = [name for name in STATED_BY_RUNS if attrgetter(name)(self) is None]
         if self.source == "run" and missing:
             raise ValueError(f"a run's record leaves out {', '.join(missing)}; only a paper's may")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_were_read(self) -> Record:
+        if self.spec.settings.get("label_fraction") is not None and self.data.labelled_images == 0:
+            raise ValueError(
+                "labelled_images is 0 beside a label_fraction; expected the number of labels that were read"
+            )
         return self
 
     @field_validator("metrics")
@@ -261,7 +325,8 @@ def _read_all(
     def read_chunk(chunk: list[tuple[str, tuple[str, ...]]]) -> list[Model | Problem | None]:
         return [_read(storage, kind, trial_id, parts) for trial_id, parts in chunk]
 
-    chunks = [files[i : i + 64] for i in range(0, len(files), 64)]
+    size = min(64, -(-len(files) // THREADS)) or 1  # a few hundred files far away are still read by all threads
+    chunks = [files[i : i + size] for i in range(0, len(files), size)]
     with ThreadPoolExecutor(THREADS) as pool:
         found = [one for chunk in pool.map(read_chunk, chunks) for one in chunk]
     return [one for one in found if isinstance(one, kind)], [one for one in found if isinstance(one, Problem)]
@@ -287,6 +352,10 @@ def _first_error(error: ValidationError) -> str:
     place = ".".join(str(step) for step in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+
+
+def _is_number(value: JsonValue) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_finite(value: JsonValue) -> bool:

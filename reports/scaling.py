@@ -10,6 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
+from reports.comparable import joined
 from reports.tables import best_points
 
 SIZE = ("architecture", "parameters", "label_fraction", "labels")
@@ -55,8 +56,8 @@ def size_gains(points: pd.DataFrame) -> pd.DataFrame:
     """Gain in accuracy of the biggest over the smallest of all architectures, one row a label fraction that has both.
 
     Columns: label_fraction, small, large (architectures), low, high (their means, in [0, 1]), gain = high - low,
-    error (the standard error of the gain over seeds; NaN when either has a single seed), relative = gain / low, n
-    (seeds of both), ids.
+    error (the standard error of the gain over seeds; NaN when either has a single seed, or both stand at different
+    settings), relative = gain / low, n (seeds of both), ids, caveat (`comparable.with_caveats`).
     """
     rows = []
     if points["parameters"].nunique() > 1:
@@ -67,7 +68,7 @@ def size_gains(points: pd.DataFrame) -> pd.DataFrame:
             if len(low) and len(high):
                 rows.append(_gain(fraction, low.iloc[0], high.iloc[0]))
     columns = ["label_fraction", "small", "large", "low", "high", "gain", "error", "freedom", "relative", "n", "ids"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, "caveat"])
 
 
 def standard_error(stds: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
@@ -103,9 +104,10 @@ def _gain(fraction: float, low: pd.Series, high: pd.Series) -> dict[str, object]
         "low": low["mean"],
         "high": high["mean"],
         "gain": gain,
-        "error": error,
+        "error": math.nan if low["apart"] or high["apart"] else error,
         "freedom": freedom,
         "relative": gain / low["mean"] if low["mean"] else math.nan,
         "n": f"{low['n']} and {high['n']}",
         "ids": [*low["ids"], *high["ids"]],
+        "caveat": joined([low["caveat"], high["caveat"]]),
     }

@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 from pydantic import JsonValue
 
+from reports.comparable import NAMED, allowed, with_caveats
 from reports.records import Environment, Record
+from reports.settings import chosen_paths, settings_of, without_chosen
 
 ARCHITECTURE = re.compile(r"r(?P<depth>\d+)(?:w(?P<width>\d+(?:\.\d+)?))?(?P<sk>sk)?")
 
@@ -29,6 +31,7 @@ TEXTS = (
     "teacher_stage",
     "distill_images",
     "variant",
+    "setting",
     "device",
     "commit",
 )
@@ -36,11 +39,12 @@ INTEGERS = ("depth", "parameters", "labels", "head_depth", "head_layer", "seed",
 METRICS = ("top1", "top5", "knn_top1", "loss", "contrastive_accuracy", "effective_rank")
 NUMBERS = (
     *("width", "label_fraction", "temperature", "distillation_weight", "teacher_top1", *METRICS),
-    *("wall_seconds", "device_seconds", "total_device_seconds", "train_flops", "total_flops"),
+    *("wall_seconds", "device_seconds", "total_device_seconds", "planned_device_seconds"),
+    *("train_flops", "total_flops"),
 )
 FLAGS = ("selective_kernels", "memory", "regularized")
 TIMES = ("started_at", "finished_at")
-SETTINGS = ("stage", "head_depth", "head_layer", "temperature", "distillation_weight", "teacher_architecture")
+SETTINGS = ("stage", *NAMED, "setting")
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(TEXTS, "string"),
     **dict.fromkeys(INTEGERS, "Int64"),
@@ -72,7 +76,8 @@ def trials(records: Sequence[Record]) -> pd.DataFrame:
     Rates are in [0, 1], `parameters` are the encoder's, `labels` the number of labels that the result rests on. What
     a trial inherits is looked up along its parents: a distilled student has its teacher's label fraction, head layer
     and head depth unless its own specification names them, a fine-tuned trial its pretraining's head depth; a parent
-    that is not among `records` leaves a gap. `variant` is equal for trials that differ in nothing but seeds.
+    that is not among `records` leaves a gap. `variant` is equal for trials that differ in nothing but seeds, and what
+    was chosen for each seed on held-out images; `setting` also across architectures and label fractions.
 
     `pretrain_id` is the pretraining that a trial descends from (its own, if it is one), and `memory` whether that
     pretraining had a memory of negatives or a momentum encoder. `regularized` says of a supervised trial whether it
@@ -85,8 +90,10 @@ def trials(records: Sequence[Record]) -> pd.DataFrame:
     _check_comparable(records)
     by_id = {record.id: record for record in records}
     variants: dict[str, str] = {}
-    rows = [_row(lineage(record, by_id), variants) for record in records]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    chains = [lineage(record, by_id) for record in records]
+    rows = [_row(chain, variants) for chain in chains]
+    settings = pd.Series(settings_of(chains), dtype="string")
+    return pd.DataFrame(rows, columns=list(COLUMNS)).assign(setting=settings).astype(COLUMNS)
 
 
 def history(records: Sequence[Record], stage: str) -> pd.DataFrame:
@@ -131,24 +138,29 @@ def summary(df: pd.DataFrame, by: Sequence[str], metric: str = "top1") -> pd.Dat
 
 
 def best_variants(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Of a `summary`, one row for each value of `by`: the variant with the most seeds, among these the highest mean.
+    """Of a `summary`, one row for each value of `by`: the variant with the highest mean.
 
-    Adds `variants`, the number that was chosen from. The choice looks at the same test accuracy that is then shown,
-    so it is a little optimistic when `variants` is above 1. Most seeds first: one lucky seed does not beat a mean of
-    several.
+    Adds `variants`, the number that was chosen from. The choice looks at the same test accuracy that is then shown, so
+    it is a little optimistic when `variants` is above 1.
     """
-    ordered = table.sort_values(["n", "mean"], ascending=False, kind="stable")
+    ordered = table.sort_values("mean", ascending=False, kind="stable")
     grouped = ordered.groupby(list(by), dropna=False, sort=True)
     chosen = grouped.head(1).assign(variants=grouped["mean"].transform("size"))
     return chosen.sort_values(list(by), kind="stable").reset_index(drop=True)
 
 
 def best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str = "top1") -> pd.DataFrame:
-    """`best_variants` of the trials of one stage, with the settings that a point stands for: the points of a figure."""
-    points = best_variants(summary(df[df["stage"] == stage], by, metric), by)
+    """The points of a figure: `best_variants` of the trials of one stage, with the settings that a point stands for.
+
+    Chosen among the settings that may be compared (`comparable.allowed`), with the columns of
+    `comparable.with_caveats`.
+    """
+    cells = summary(df[df["stage"] == stage], by, metric)
     names = [name for name in SETTINGS if name not in by]
-    settings = df[["id", *names]].set_index("id").loc[[ids[0] for ids in points["ids"]]]
-    return pd.concat([points, settings.reset_index(drop=True)], axis=1)
+    settings = df[["id", *names]].set_index("id").loc[[ids[0] for ids in cells["ids"]]]
+    cells = pd.concat([cells, settings.reset_index(drop=True)], axis=1)
+    kept = allowed(cells, by)
+    return with_caveats(best_variants(kept, by), cells.drop(kept.index), by)
 
 
 def lineage(record: Record, by_id: Mapping[str, Record]) -> list[Record]:
@@ -268,14 +280,18 @@ def _number(settings: Mapping[str, JsonValue], key: str) -> float | None:
 
 
 def _variant(chain: list[Record], known: dict[str, str]) -> str:
-    """Hash of everything that determines the first record's result, its ancestors' included, except for the seeds.
+    """Hash of everything that determines the first record's result, its ancestors' included, except for the seeds and
+    what was chosen for each of them.
 
     An ancestor that is not known stands with its id, so that results of what may be different parents stay apart.
     """
     record = chain[0]
     if record.id not in known:
         parent = _variant(chain[1:], known) if len(chain) > 1 else record.spec.parent
-        known[record.id] = variant_of(record.source, record.spec.model_dump(mode="json"), parent)
+        spec = record.spec.model_dump(mode="json")
+        spec["settings"] = without_chosen(record, spec["settings"])
+        chose_teacher = any(stage == "" for stage, _ in chosen_paths(record))
+        known[record.id] = variant_of(record.source, spec, "chosen" if chose_teacher else parent)
     return known[record.id]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from study.config import NAMED_AXES, Grid, Scalar, Study, explain_errors
+from study.adaptive import BEST, Scalar
+from study.config import NAMED_AXES, Grid, Study, explain_errors
 from study.trial import TrialSpec
 from trainables.architecture import parse_architecture
 from trainables.spec import LinearSettings, Memory, PretrainSettings
@@ -31,7 +32,7 @@ def check_grid(study: Study, grid: Grid) -> None:
                 f"grid axis `{axis}` has the value {odd[0]!r}, expected a number, a name, or true or false"
             )
         if axis in NAMED_AXES:
-            _check_axis(axis, values)
+            check_axis(axis, [value for value in values if (axis, value) != ("head_layer", BEST)])
         elif axis.partition(".")[0] not in study.stages.named() or "." not in axis:
             near = difflib.get_close_matches(axis, known, n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(NAMED_AXES)}, or a stage's setting"
@@ -48,7 +49,7 @@ def check_grid(study: Study, grid: Grid) -> None:
             raise ValueError(f"the grid asks for stage `{stage}`, which `stages` does not describe")
     deepest = min(int(depth) for depth in grid.axes.get("head_depth", [3]))
     for layer in grid.axes.get("head_layer", [1]):
-        if int(layer) > deepest:
+        if layer != BEST and int(layer) > deepest:
             raise ValueError(
                 f"head_layer {layer} of a projection head with {deepest} layers does not exist (0 is the encoder "
                 f"output, {deepest} the head's output); write one grid per head_depth if the layers differ"
@@ -60,7 +61,7 @@ def _check_setting(study: Study, axis: str, values: list[Scalar]) -> None:
     stage, _, path = axis.partition(".")
     recipe = getattr(study.stages, stage)
     for value in values:
-        plain = recipe.model_dump(mode="json")
+        plain = recipe.model_dump(mode="json", by_alias=True)
         set_path(plain, path, value, f"grid axis `{axis}`")
         try:
             type(recipe).model_validate(plain)
@@ -91,7 +92,8 @@ def _below(node: Any, key: str, path: str, where: str) -> Any:
     raise ValueError(f"{where}: no setting `{path}`; {hint}")
 
 
-def _check_axis(axis: str, values: list[Scalar]) -> None:
+def check_axis(axis: str, values: list[Scalar]) -> None:
+    """Refuse values that a named axis cannot have."""
     for value in values:
         if isinstance(value, bool) or not isinstance(value, NAMED_AXES[axis]):
             expected = " or ".join(kind.__name__ for kind in NAMED_AXES[axis])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from study.adaptive import Dev, Explore, Scalar, Search, Select
 from trainables.architecture import parse_architecture
 from trainables.spec import (
     STAGES,
@@ -19,8 +22,6 @@ from trainables.spec import (
     Stage,
     SupervisedRecipe,
 )
-
-Scalar = bool | int | float | str
 
 NAMED_AXES: dict[str, tuple[type, ...]] = {
     "architecture": (str,),
@@ -66,6 +67,15 @@ class Data(Spec):
         """The number of training images after the limit, if there is one."""
         return self.train_images if self.train_limit is None else min(self.train_images, self.train_limit)
 
+    def labelled(self, label_fraction: float) -> int:
+        """The expected number of labelled images of a label fraction, if all images have labels."""
+        return expected_labels(label_fraction, self.limited_train_images, self.classes)
+
+
+def expected_labels(label_fraction: float, images: int, classes: int) -> int:
+    """The number of labelled images of a label fraction where all images have labels, every class at least one."""
+    return max(classes, math.floor(label_fraction * images + 1e-6))  # 0.29 x 100 is 28.99...
+
 
 class Rule(Spec):
     """Settings that differ for some cells: where every axis in `where` matches, the dotted paths in `set` apply.
@@ -78,33 +88,47 @@ class Rule(Spec):
     set: dict[str, Scalar]
 
 
-class PretrainStage(PretrainRecipe):
+class StageOptions(Spec):
+    """What a study says of a stage beside its recipe: settings that differ for some cells, and those left open."""
+
     when: list[Rule] = Field(default=[])
+    select: Select | None = None
+    search: Search | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> StageOptions:
+        if self.select is not None and self.search is not None:
+            raise ValueError("`select` and `search` exclude each other; write what is selected among as `choices`")
+        return self
 
 
-class FinetuneStage(FinetuneRecipe):
-    when: list[Rule] = Field(default=[])
+class PretrainStage(StageOptions, PretrainRecipe):
+    pass
 
 
-class LinearStage(LinearRecipe):
-    when: list[Rule] = Field(default=[])
+class FinetuneStage(StageOptions, FinetuneRecipe):
+    pass
 
 
-class SupervisedStage(SupervisedRecipe):
-    when: list[Rule] = Field(default=[])
+class LinearStage(StageOptions, LinearRecipe):
+    pass
 
 
-class DistillStage(DistillRecipe):
+class SupervisedStage(StageOptions, SupervisedRecipe):
+    pass
+
+
+class DistillStage(StageOptions, DistillRecipe):
     """What is distilled into what.
 
     `student` is an architecture, or `same` for self-distillation. `teacher` is the cell's fine-tuned model, or that
-    model after a self-distillation at `self_temperature` (Table 3 and Figure 6 teach small students so).
+    model after a self-distillation at `self_temperature` (Table 3 and Figure 6 teach small students so), or the `best`
+    of the fine-tuned models of all the study's architectures and head layers with the cell's labels and seed.
     """
 
     student: str = "same"
-    teacher: Literal["finetuned", "self-distilled"] = "finetuned"
+    teacher: Literal["finetuned", "self-distilled", "best"] = "finetuned"
     self_temperature: float = Field(default=0.1, gt=0)
-    when: list[Rule] = Field(default=[])
 
     @field_validator("student")
     @classmethod
@@ -141,9 +165,9 @@ class Execution(Spec):
     """How trials are executed; nothing here changes a result by more than rounding does.
 
     `tf32` lets GPUs round the factors of float32 convolutions to 10 bits; `channels_last` is how images and kernels lie
-    in memory. A pretraining whose features or projections stay below an effective rank of `min_effective_rank` is
-    stopped, since they no longer tell images apart; with 0 it goes on, also from its last checkpoint. Healthy ones have
-    ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
+    in memory. A pretraining whose features or projections stay or end below an effective rank of `min_effective_rank`
+    is stopped, since they no longer tell images apart; with 0 it goes on, also from its last checkpoint. Healthy ones
+    have ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
     `workers` is a number, or numbers by architecture pattern with `default`; the stage `linear` always has one.
     `per_worker` are Ray resources of one worker. `checkpoint_seconds` is the interval of resumable checkpoints.
     `max_workers` caps the workers in flight on a cluster that grows on demand; without it, the cap is what the
@@ -169,6 +193,17 @@ class Execution(Spec):
             raise ValueError(f"`per_worker` must name positive amounts such as {{CPU: 1}}, got {self.per_worker}")
         return self
 
+    def workers_of(self, stage: Stage, architecture: str) -> int:
+        """Workers of a trial: the first matching pattern's, else the default."""
+        if stage == "linear":
+            return 1
+        if isinstance(self.workers, int):
+            return self.workers
+        matching = (
+            n for pattern, n in self.workers.items() if pattern != "default" and fnmatchcase(architecture, pattern)
+        )
+        return next(matching, self.workers["default"])
+
 
 class Grid(Spec):
     """The cartesian product of `axes`; `stages` restricts which stages its cells run (default: all of the study's)."""
@@ -186,6 +221,8 @@ class Study(Spec):
     grid: list[Grid] = Field(min_length=1)
     stages: Stages
     execution: Execution = Execution()
+    dev: Dev = Dev()
+    explore: Explore | None = None
 
 
 def explain_errors(error: ValidationError, model: type[Spec]) -> list[str]:
@@ -215,10 +252,10 @@ def explain_errors(error: ValidationError, model: type[Spec]) -> list[str]:
 
 
 def _fields_at(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that stands at `location` inside `model`."""
+    """Names of the fields of the model that stands at `location` inside `model`; keys of mappings are passed over."""
     current: Any = model
     for part in location:
-        if isinstance(part, int):
+        if part not in current.model_fields:
             continue
         annotation = current.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]

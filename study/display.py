@@ -15,16 +15,17 @@ from ray import tune
 
 from reports.storage import Storage
 from study.progress import read_progress
-from study.schedule import GraphSearcher, State
+from study.schedule import Schedule, State
 from trainables.spec import STAGES
 
-STATES: tuple[State, ...] = ("done", "running", "waiting", "failed", "skipped")
+STATES: tuple[State, ...] = ("done", "running", "waiting", "pruned", "failed", "skipped")
+UNFINISHED: tuple[State, ...] = ("running", "waiting")
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 10.0
 
 
 class Display:
-    """Where a launch says what it does; `following` shows a searcher's states while a Tuner runs."""
+    """Where a launch says what it does; `following` shows a schedule's states while a Tuner runs."""
 
     def __init__(self, console: rich.console.Console) -> None:
         self.console = console
@@ -33,9 +34,9 @@ class Display:
         self.console.print(line, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def following(self, searcher: GraphSearcher, storage: Storage) -> Iterator[tune.Callback]:
+    def following(self, schedule: Schedule, storage: Storage) -> Iterator[tune.Callback]:
         """Show progress until the end of the block; yields the callback by which Tune says that time has passed."""
-        watch = _Watch(searcher, storage)
+        watch = _Watch(schedule, storage)
         if not self.console.is_terminal:
             yield OnStep(lambda: self.say(watch.line()), PLAIN_SECONDS)
             self.say(watch.line())
@@ -64,13 +65,13 @@ class OnStep(tune.Callback):
 class _Watch:
     """Counts states and guesses the time left from the FLOPs done since the launch."""
 
-    def __init__(self, searcher: GraphSearcher, storage: Storage) -> None:
-        self.searcher, self.storage = searcher, storage
+    def __init__(self, schedule: Schedule, storage: Storage) -> None:
+        self.schedule, self.storage = schedule, storage
         self.started = time.monotonic()
-        self.to_do = self._remaining(share_of_running={})
+        self.before = {id for id, state in schedule.states.items() if state == "done"}
 
     def line(self) -> str:
-        total = Counter(self.searcher.states.values())
+        total = Counter(self.schedule.states.values())
         states = ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
         return f"{_clock(time.monotonic() - self.started)}  {states}  {self.time_left()}"
 
@@ -79,31 +80,27 @@ class _Watch:
         table.add_column("stage")
         for state in STATES:
             table.add_column(state, justify="right")
-        counts = self.searcher.counts()
+        counts = self.schedule.counts()
         for stage in STAGES:
             if stage in counts:
                 table.add_row(stage, *(str(counts[stage][state] or "") for state in STATES))
         return table
 
     def time_left(self) -> str:
-        """From the rate of FLOPs since the launch; unknown until a few percent are done."""
-        remaining = self._remaining(self._shares())
-        done = self.to_do - remaining
-        if remaining == 0:
+        """From the rate of FLOPs since the launch, for what is planned by now; unknown until a few percent are done."""
+        shares, states = self._shares(), self.schedule.states
+        flops = {id: self.schedule.trials[id].train_flops for id in states}
+        to_do = sum(flops[id] * (1 - shares.get(id, 0.0)) for id, state in states.items() if state in UNFINISHED)
+        done = sum(flops[id] for id, state in states.items() if state in ("done", "pruned") and id not in self.before)
+        done += sum(flops[id] * share for id, share in shares.items())
+        if to_do == 0:
             return "nothing left"
-        if done < 0.02 * self.to_do:
+        if done < 0.02 * (done + to_do):
             return "time left unknown yet"
-        return f"about {_clock((time.monotonic() - self.started) * remaining / done)} left"
-
-    def _remaining(self, share_of_running: dict[str, float]) -> float:
-        flops = 0.0
-        for id, state in self.searcher.states.items():
-            if state in ("waiting", "running"):
-                flops += self.searcher.trials[id].train_flops * (1 - share_of_running.get(id, 0.0))
-        return flops
+        return f"about {_clock((time.monotonic() - self.started) * to_do / done)} left"
 
     def _shares(self) -> dict[str, float]:
-        running = [id for id, state in self.searcher.states.items() if state == "running"]
+        running = [id for id, state in self.schedule.states.items() if state == "running"]
         progress = {id: read_progress(self.storage, id) for id in running}
         return {id: known.share for id, known in progress.items() if known is not None}
 

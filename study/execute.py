@@ -13,7 +13,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from ray import tune
 
 from datasets.manifest import read_manifest
@@ -21,11 +21,12 @@ from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.records import Record, clear_failure, write_record
 from reports.storage import Storage
+from study.evidence import pruned_mark
 from study.failures import note_error
 from study.progress import clear_progress, write_progress
 from study.trial import TrialSpec, parse_trial
 from trainables.architecture import encoder_parameters, parse_architecture
-from trainables.context import Context
+from trainables.context import Context, PrunedError
 from trainables.protocol import ProtocolError
 from trainables.spec import Spec
 from trainables.stage import Assignment, Outcome
@@ -46,7 +47,9 @@ class Job(Spec):
     """Everything a worker needs to run one trial; crosses the process line as JSON.
 
     `steps`, `fingerprint` (of the images) and `subset_hash` (of the labels to be read, null: none) are what was
-    planned; a worker that finds anything else fails the trial.
+    planned; a worker that finds anything else fails the trial. At `rungs` points (0: none) the launch is asked whether
+    a trial is worth going on with. `selections` are the choices on which it rests, `planned_device_seconds` is what the
+    launch expects.
     """
 
     id: str
@@ -61,9 +64,12 @@ class Job(Spec):
     min_effective_rank: float
     checkpoint_seconds: float
     steps: int
+    rungs: int = 0
+    selections: list[JsonValue] = Field(default=[])
     fingerprint: str
     subset_hash: str | None
     train_flops: float
+    planned_device_seconds: float | None = None
     commit: str
     dirty: bool
 
@@ -82,6 +88,9 @@ def run_trial(config: dict[str, Any]) -> None:
             run_worker(job.model_dump())
         else:
             run_workers(job)
+    except PrunedError:
+        clear_progress(Storage(job.storage), job.id)
+        Storage(job.storage).delete("checkpoints", job.id, "latest.pt")
     except Exception as error:
         note_error(Storage(job.storage), job.id, error)
         clear_progress(Storage(job.storage), job.id)
@@ -134,6 +143,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         shards=job.shards,
         manifest=manifest,
         parent=None if spec.parent is None else storage.uri("checkpoints", spec.parent, "model.pt"),
+        dev=spec.dev,
     )
     outcome = run_stage(spec.stage, assignment, context)
     if outcome.progress.step != job.steps:
@@ -152,7 +162,7 @@ def check_images(job: Job, spec: TrialSpec, manifest: Manifest) -> None:
     Raises:
         ProtocolError: they are others.
     """
-    fraction = getattr(spec.settings, "label_fraction", None)
+    fraction = spec.labels_read
     found = manifest.fingerprint, None if fraction is None else subset_hash(job.shards, manifest, fraction)
     if found != (job.fingerprint, job.subset_hash):
         raise ProtocolError(
@@ -181,7 +191,23 @@ def context_of(job: Job, storage: Storage) -> Context:
         min_effective_rank=job.min_effective_rank,
         checkpoint_seconds=job.checkpoint_seconds,
         report=_progress_writer(job, storage) if rank == 0 else lambda share: None,
+        rungs=job.rungs,
+        judge=_judge(job, storage) if job.rungs else None,
     )
+
+
+def _judge(job: Job, storage: Storage) -> Callable[[int, float], None]:
+    """A function that tells the launch a trial's accuracy, and ends the trial if the launch says so.
+
+    By the time that `tune.report` returns, the launch has seen the report and left its verdict in storage.
+    """
+
+    def judge(step: int, dev_top1: float) -> None:
+        tune.report({"finished": 0, "rung": step * job.rungs // job.steps, "dev_top1": dev_top1})
+        if storage.exists(*pruned_mark(job.id)):
+            raise PrunedError(f"{job.id} was stopped at step {step}: others of its search are better by then")
+
+    return judge
 
 
 def _progress_writer(job: Job, storage: Storage) -> Callable[[float], None]:
@@ -202,6 +228,8 @@ def _record(
     job: Job, assignment: Assignment, outcome: Outcome, context: Context, started_at: datetime, wall_seconds: float
 ) -> Record:
     manifest, fraction = assignment.manifest, outcome.label_fraction
+    if assignment.dev is not None:
+        fraction = max(fraction or 0.0, assignment.dev.label_fraction)
     device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
     return Record.model_validate(
         {
@@ -222,6 +250,7 @@ def _record(
                 "images": outcome.progress.images,
                 "train_flops": job.train_flops,
                 "sessions": outcome.progress.sessions,
+                "planned_device_seconds": job.planned_device_seconds,
             },
             "resources": {
                 "workers": job.workers,
@@ -248,5 +277,6 @@ def _record(
             },
             "started_at": started_at,
             "finished_at": datetime.now(UTC),
+            "selections": job.selections,
         }
     )

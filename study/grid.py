@@ -1,183 +1,253 @@
-"""Grid -> trials: every cell of every grid becomes a chain of trials, and cells that agree share them."""
+"""Grid -> trials: every cell of every grid becomes a chain of trials, as far as what is left open has been decided."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from study.check import set_path
-from study.config import AXES_OF_STAGE, Grid, Rule, Scalar, Study, explain_errors
-from study.trial import DataIdentity, TrialSpec
-from trainables.spec import SETTINGS, Settings, Stage
-
-Cell = dict[str, Scalar]
-
-DEFAULT_AXES: Cell = {"head_depth": 3, "head_layer": 1, "temperature": 0.1, "seed": 0}
-"""Values of axes that a grid leaves out: the paper's head (section 3.1), its fine-tuning layer for few labels, its
-distillation temperature for a fine-tuned teacher (appendix F)."""
-
-NOT_OF_THE_TRIAL = {"when", "student", "teacher", "self_temperature"}
-"""Settings of a study's stage that decide which trials there are, and are no settings of a trial."""
+from study.adaptive import BEST, Range, Scalar
+from study.cells import LINEAGE, TEACHER, Cell, TrialMaker, cell_key, cells
+from study.check_adaptive import axis_of, stages_left_open
+from study.choices import Choice, Decision, Evidence, NoEvidence, Option, choice_id
+from study.config import Study
+from study.trial import TrialSpec
+from trainables.spec import DevSplit, Stage
 
 
-@dataclass
-class Trials:
-    """The merged trials of a study in an order in which parents come first, and what a naive grid would have run."""
+def expand(
+    study: Study,
+    evidence: Evidence | None = None,
+    labelled: Callable[[float], int] | None = None,
+) -> Expansion:
+    """All trials of a study that are known by now, duplicates merged.
 
-    specs: dict[str, TrialSpec] = field(default_factory=dict)
-    cells: int = 0
-    naive: Counter[Stage] = field(default_factory=Counter)
-
-
-def expand(study: Study) -> Trials:
-    """All trials of a study, duplicates merged.
-
-    A cell needs one training of each of its stages and of their parents; `Trials.naive` counts them as if every cell
-    ran its own.
+    `labelled` gives the number of labelled images of a label fraction (default: what the study expects).
 
     Raises:
         ValueError: a rule or an axis that sets what does not exist, or a value out of range for its stage.
     """
-    return _Expansion(study).run()
+    labelled, evidence = labelled or study.data.labelled, evidence or NoEvidence()
+    expansion = Expansion(study, evidence, labelled)
+    if study.explore is None:
+        for stages, cell in grid_cells(study):
+            expansion.add_cell(stages, cell)
+    else:
+        cells = list(grid_cells(study))
+        for number in evidence.picked(study, labelled):
+            expansion.add_explored(*cells[number])
+    return expansion
 
 
-class _Expansion:
-    """Remembers the trial of every combination of axis values already met, which makes big grids cheap."""
+def grid_cells(study: Study) -> Iterator[tuple[tuple[Stage, ...], Cell]]:
+    """Every cell of every grid, with the stages that it runs."""
+    for grid in study.grid:
+        stages = tuple(stage for stage in study.stages.named() if grid.stages is None or stage in grid.stages)
+        for cell in cells(grid):
+            yield stages, cell
 
-    def __init__(self, study: Study) -> None:
+
+JUDGED: tuple[Stage, ...] = ("distill", "finetune", "linear", "supervised")
+"""The stage by whose held-out accuracy an exploration judges a cell: the first of these that it runs."""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A cell of an exploration: all `trials` that it needs, and those that measure its `last` trial.
+
+    `lineage` are the last trial and its ancestors.
+    """
+
+    cell: Cell
+    trials: set[str]
+    measured: Option
+    last: str
+    lineage: set[str]
+
+
+class Expansion:
+    """The trials of the cells added so far, and what is still open in them.
+
+    `choices` are all choices met, decided or not; `decisions` tells for a trial the choices that it rests on; `waiting`
+    holds what can be expanded only when a choice is decided. A cell needs one training of each of its stages and of
+    their parents; `naive` counts them as if every cell ran its own.
+    """
+
+    def __init__(self, study: Study, evidence: Evidence, labelled: Callable[[float], int]) -> None:
         self.study = study
-        self.data = DataIdentity.of(study.data)
-        self.trials = Trials()
-        self.ids: dict[tuple[Any, ...], str] = {}
-        self.settings: dict[tuple[Any, ...], Settings] = {}
-        _check_rules(study)
+        self.evidence = evidence
+        self.labelled = labelled
+        self.maker = TrialMaker(study)
+        self.cells = 0
+        self.naive: Counter[Stage] = Counter()
+        self.open_stages = stages_left_open(study)
+        self.choices: dict[str, Choice] = {}
+        self.decisions: dict[str, tuple[Decision, ...]] = {}
+        self.waiting: dict[str, dict[tuple[Any, ...], tuple[Stage, Cell]]] = {}
+        self._choices: dict[tuple[Any, ...], Choice] = {}
 
-    def run(self) -> Trials:
-        for grid in self.study.grid:
-            stages = [stage for stage in self.study.stages.named() if grid.stages is None or stage in grid.stages]
-            for cell in cells(grid):
-                self.trials.cells += 1
-                needed: set[str] = set()
-                for stage in stages:
-                    needed |= self.lineage(self.trial(stage, cell))
-                self.trials.naive.update(self.trials.specs[id].stage for id in needed)
-        return self.trials
+    @property
+    def specs(self) -> dict[str, TrialSpec]:
+        """The trials known by now, parents first."""
+        return self.maker.specs
 
-    def lineage(self, id: str) -> set[str]:
-        """A trial and its ancestors."""
-        parent = self.trials.specs[id].parent
-        return {id} if parent is None else {id} | self.lineage(parent)
+    def add_cell(self, stages: tuple[Stage, ...], cell: Cell) -> set[str]:
+        """Make what a cell needs, as far as it is known; returns the ids of these trials and their ancestors."""
+        self.cells += 1
+        needed: set[str] = set()
+        for stage in stages:
+            id = self.trial(stage, cell)
+            if id is not None:
+                needed |= self.maker.lineage(id)
+        self.naive.update(self.specs[id].stage for id in needed)
+        return needed
 
-    def trial(self, stage: Stage, cell: Cell) -> str:
-        """Id of the trial that a cell needs at a stage; makes it, and its parents, when it is new."""
-        key = (stage, *(cell[axis] for axis in _relevant_axes(stage, tuple(cell))))
-        if key not in self.ids:
-            spec = self.specify(stage, cell)
-            self.ids[key] = spec.trial_id()
-            self.trials.specs.setdefault(self.ids[key], spec)
-        return self.ids[key]
+    def add_explored(self, stages: tuple[Stage, ...], cell: Cell) -> Explored:
+        """Make what a cell of an exploration needs, in which nothing is left open."""
+        needed = self.add_cell(stages, cell)
+        judged = next(stage for stage in JUDGED if stage in stages)
+        last, measured = self.maker.make(judged, cell), self.option({}, judged, cell)
+        return Explored(cell, needed | {*measured.trials, *measured.needs}, measured, last, self.maker.lineage(last))
 
-    def specify(self, stage: Stage, cell: Cell) -> TrialSpec:
-        parent = None
-        architecture = str(cell["architecture"])
-        dynamic: dict[str, Any] = {}
+    def trial(self, stage: Stage, cell: Cell) -> str | None:
+        """Id of the trial that a cell needs at a stage; None while it waits for a choice."""
+        if not self.open_stages:
+            return self.maker.make(stage, cell)
+        found = self.resolve(stage, cell)
+        if isinstance(found, Choice):
+            self.waiting.setdefault(found.id, {})[cell_key(stage, cell)] = stage, cell
+            return None
+        resolved, decisions = found
+        id = self.maker.make(stage, resolved)
+        if decisions:
+            self.decisions.setdefault(id, decisions)
+        return id
+
+    def decided(self, choice: Choice) -> None:
+        """Go on with what waited for a choice that is decided now; it may wait for the next one."""
+        for stage, cell in self.waiting.pop(choice.id, {}).values():
+            self.trial(stage, cell)
+
+    def resolve(self, stage: Stage, cell: Cell) -> Choice | tuple[Cell, tuple[Decision, ...]]:
+        """The cell with everything decided that matters to a stage, and these decisions; or the choice to wait for."""
+        decisions: list[Decision] = []
+        steps: tuple[Stage, ...] = LINEAGE[stage]
+        if stage == "distill" and self._teacher_is_open(cell):
+            found = self._best_teacher(cell)
+            decision = self.evidence.decide(found)
+            if decision is None:
+                return found
+            cell, steps = {**cell, **decision.chosen.changes}, ("distill",)
+            decisions.append(decision)
+        for step in steps:
+            choice = self._choice(step, cell)
+            if choice is None:
+                continue
+            decision = self.evidence.decide(choice)
+            if decision is None:
+                return choice
+            cell = {**cell, **decision.chosen.changes}
+            decisions.append(decision)
+        return cell, tuple(decisions)
+
+    def option(self, changes: Cell, stage: Stage, cell: Cell) -> Option:
+        """Changes that led to a cell, with the trials that measure it on held-out labelled images, a fold each."""
+        trials = tuple(self.maker.make(stage, cell, dev) for dev in self._dev_splits(stage, cell))
+        needs = {id for trial in trials for id in self.maker.lineage(trial)} - set(trials)
+        return Option(changes, trials, tuple(sorted(needs)))
+
+    def _dev_splits(self, stage: Stage, cell: Cell) -> list[DevSplit]:
+        fraction = 1.0 if stage == "pretrain" else float(cell["label_fraction"])
+        dev, labelled = self.study.dev, self.labelled(fraction)
+        if labelled < dev.folds:
+            raise ValueError(
+                f"{labelled} labelled images at label_fraction {fraction:g} are fewer than dev.folds {dev.folds}, so "
+                "nothing can be chosen on images held out of them; lower dev.folds or raise the label_fraction"
+            )
+        return [DevSplit(label_fraction=fraction, folds=dev.folds, fold=fold) for fold in dev.held_out(labelled)]
+
+    def _choice(self, stage: Stage, cell: Cell) -> Choice | None:
+        """What a stage leaves open in a cell in which its ancestors leave nothing open."""
+        if stage not in self.open_stages or not self._leaves_open(stage, cell):
+            return None
+        key = cell_key(stage, cell)
+        if key not in self._choices:
+            recipe = getattr(self.study.stages, stage)
+            over = {axis_of(self.study, stage, name): list(values) for name, values in _listed(recipe).items()}
+            if stage == "finetune" and cell["head_layer"] == BEST and "head_layer" not in over:
+                over["head_layer"] = list(range(int(cell["head_depth"]) + 1))
+            made = self._listed_choice if recipe.search is None else self._searched_choice
+            self._choices[key] = made(stage, cell, over)
+            self.choices[self._choices[key].id] = self._choices[key]
+        return self._choices[key]
+
+    def _leaves_open(self, stage: Stage, cell: Cell) -> bool:
         recipe = getattr(self.study.stages, stage)
-        if stage == "pretrain":
-            dynamic["head_depth"] = cell["head_depth"]
-        else:
-            dynamic["label_fraction"] = float(cell["label_fraction"])
-        if stage in ("linear", "finetune"):
-            parent = self.trial("pretrain", cell)
-        if stage == "finetune":
-            dynamic["head_layer"] = cell["head_layer"]
-        if stage == "distill":
-            student = cell.get("distill.student", recipe.student)
-            teacher = cell.get("distill.teacher", recipe.teacher)
-            if teacher == "self-distilled":
-                first = {"distill.student": "same", "distill.teacher": "finetuned"}
-                temperature = cell.get("distill.self_temperature", recipe.self_temperature)
-                parent = self.trial("distill", {**cell, **first, "temperature": temperature})
-            else:
-                parent = self.trial("finetune", cell)
-            architecture = architecture if student == "same" else str(student)
-            dynamic["temperature"] = float(cell["temperature"])
-        settings = self.settle(stage, {**cell, "architecture": architecture}, dynamic)
-        return TrialSpec(
-            stage=stage,
-            data=self.data,
-            architecture=architecture,
-            seed=int(cell["seed"]),
-            parent=parent,
-            settings=settings,
-        )
+        best_layer = stage == "finetune" and cell["head_layer"] == BEST
+        return best_layer or recipe.select is not None or recipe.search is not None
 
-    def settle(self, stage: Stage, cell: Cell, dynamic: dict[str, Any]) -> Settings:
-        """Settings of a stage in a cell: the recipe, then the rules that match, then the cell's own axes."""
-        recipe = getattr(self.study.stages, stage)
-        matching = tuple(index for index, rule in enumerate(recipe.when) if _matches(rule, cell))
-        own = tuple((axis, cell[axis]) for axis in sorted(cell) if axis.startswith(stage + "."))
-        key = (stage, matching, own, *sorted(dynamic.items()))
-        if key not in self.settings:
-            plain = recipe.model_dump(mode="json", exclude=NOT_OF_THE_TRIAL)
-            for index in matching:
-                for path, value in recipe.when[index].set.items():
-                    set_path(plain, path, value, f"stages.{stage}.when")
-            for axis, value in own:
-                path = axis.partition(".")[2]
-                if path not in NOT_OF_THE_TRIAL:
-                    set_path(plain, path, value, "grid")
-            if dynamic.get("head_layer") == 0:
-                plain["kept_head"] = "trained"  # nothing of the head is kept
-            if stage == "distill" and plain["images"] == "all" and plain["distillation_weight"] == 1:
-                dynamic = {**dynamic, "label_fraction": None}  # Eq. 2 over all images reads no label
-            self.settings[key] = _validated(stage, {**plain, **dynamic})
-        return self.settings[key]
+    def _listed_choice(self, stage: Stage, cell: Cell, over: dict[str, list[Scalar]]) -> Choice:
+        changes = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+        options = [self.option(change, stage, {**cell, **change}) for change in changes]
+        what = {option.trials[0]: option.changes for option in options}
+        return Choice(choice_id(stage, cell, what), stage, cell, options)
 
+    def _searched_choice(self, stage: Stage, cell: Cell, over: dict[str, list[Scalar]]) -> Choice:
+        search = getattr(self.study.stages, stage).search
+        space = {axis_of(self.study, stage, name): found for name, found in search.settings.items()}
+        space |= {axis: Range(choices=values) for axis, values in over.items() if axis not in space}
+        own = {axis: found.ends[0] for axis, found in space.items() if axis in cell}  # `best` is no value to train with
+        base = tuple(self.maker.specify(stage, {**cell, **own}, dev) for dev in self._dev_splits(stage, cell))
+        what = {
+            "measured": base[0].trial_id(),
+            "space": {axis: found.model_dump(mode="json", by_alias=True) for axis, found in space.items()},
+        }
+        choice = Choice(choice_id(stage, cell, what), stage, cell, [], search, space, base)
+        for changes, needed in self.evidence.sampled(choice):
+            self.add_option(choice, changes, needed)
+        return choice
 
-def cells(grid: Grid) -> Iterator[Cell]:
-    """The cells of one grid, the axes that it leaves out filled with their defaults; the last axis varies fastest."""
-    for values in itertools.product(*grid.axes.values()):
-        yield {**DEFAULT_AXES, **dict(zip(grid.axes, values, strict=True))}
+    def add_option(self, choice: Choice, changes: Cell, needed: bool = True) -> None:
+        """Add what a search has sampled; trials that are not `needed`, of what failed or was pruned, are not made."""
+        cell = {**choice.cell, **changes}
+        if needed:
+            choice.options.append(self.option(changes, choice.stage, cell))
+            return
+        specs = [self.maker.specify(choice.stage, cell, dev) for dev in self._dev_splits(choice.stage, cell)]
+        choice.options.append(Option(changes, tuple(spec.trial_id() for spec in specs)))
 
+    def _teacher_is_open(self, cell: Cell) -> bool:
+        recipe = self.study.stages.distill
+        assert recipe is not None
+        return cell.get("distill.teacher", recipe.teacher) == BEST
 
-@lru_cache
-def _relevant_axes(stage: Stage, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of a cell's axes change a stage's result, its parents' included."""
-    lineage = {"finetune": ("pretrain",), "linear": ("pretrain",), "distill": ("pretrain", "finetune")}.get(stage, ())
-    owners = (stage, *lineage)
-    return tuple(a for a in sorted(axes) if a in AXES_OF_STAGE[stage] or ("." in a and a.partition(".")[0] in owners))
+    def _best_teacher(self, cell: Cell) -> Choice:
+        """The choice among the fine-tuned models of all architectures and head layers of the study, or, where one of
+        these leaves something open itself, that choice, which comes first."""
+        names = sorted({name for grid in self.study.grid for name in map(str, grid.axes["architecture"])})
+        layers = list(dict.fromkeys(layer for grid in self.study.grid for layer in grid.axes.get("head_layer", [1])))
+        layers = [layer for layer in layers if layer == BEST or int(layer) <= int(cell["head_depth"])]
+        options: list[Option] = []
+        first_open: Choice | None = None
+        for name, layer in itertools.product(names, layers):
+            found = self.resolve("finetune", {**cell, "architecture": name, "head_layer": layer})
+            if isinstance(found, Choice):
+                first_open = first_open or found
+                continue
+            resolved, decisions = found
+            changes = {change: value for decision in decisions for change, value in decision.chosen.changes.items()}
+            changes = {TEACHER: name, "head_layer": resolved["head_layer"], **changes}
+            option = self.option(changes, "finetune", resolved)
+            if all(option.trials != other.trials for other in options):  # `best` may be a listed layer
+                options.append(option)
+        if first_open is not None:
+            return first_open
+        what = {option.trials[0]: option.changes for option in options}
+        id = choice_id("finetune", {**cell, "architecture": "teacher"}, what)
+        return self.choices.setdefault(id, Choice(id, "finetune", cell, options))
 
 
-def _matches(rule: Rule, cell: Cell) -> bool:
-    return all(
-        any(
-            fnmatchcase(str(cell[axis]), str(wanted)) if isinstance(cell[axis], str) else cell[axis] == wanted
-            for wanted in (expected if isinstance(expected, list) else [expected])
-        )
-        for axis, expected in rule.where.items()
-    )
-
-
-def _check_rules(study: Study) -> None:
-    for stage in study.stages.named():
-        for rule in getattr(study.stages, stage).when:
-            for axis in rule.where:
-                if axis not in AXES_OF_STAGE[stage]:
-                    near = difflib.get_close_matches(axis, AXES_OF_STAGE[stage], n=1, cutoff=0.5)
-                    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(AXES_OF_STAGE[stage])}"
-                    raise ValueError(f"stages.{stage}.when: axis `{axis}` does not change this stage; {hint}")
-
-
-def _validated(stage: Stage, plain: dict[str, Any]) -> Settings:
-    try:
-        return SETTINGS[stage].model_validate(plain)
-    except ValidationError as error:
-        raise ValueError(f"stage {stage}: " + "\n".join(explain_errors(error, SETTINGS[stage]))) from None
+def _listed(recipe: Any) -> dict[str, list[Scalar]]:
+    return {} if recipe.select is None else recipe.select.over

@@ -32,7 +32,7 @@ def write_progress(storage: Storage, id: str, share: float) -> None:
 def read_progress(storage: Storage, id: str) -> Progress | None:
     """A trial's progress; None before its start and after its end."""
     try:
-        return Progress(**json.loads(storage.read_bytes("checkpoints", id, "progress.json")))
+        return Progress(**storage.read_json("checkpoints", id, "progress.json"))
     except FileNotFoundError:
         return None
 

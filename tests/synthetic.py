@@ -17,7 +17,9 @@ TENTH = {"label_fraction": 0.1}
 TRAIN_IMAGES = 10_000
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrain": {"memory": {"size": 0, "decay": 0.0}},
-    "supervised": {"augmentation": {"auto_augment": "none"}, "label_smoothing": 0.0},
+    "linear": {"label_fraction": 0.1},
+    "finetune": {"label_fraction": 0.1},
+    "supervised": {"label_fraction": 0.1, "augmentation": {"auto_augment": "none"}, "label_smoothing": 0.0},
     "distill": {"distillation_weight": 1.0, "images": "all"},
 }
 """Settings that a stage has unless a test says otherwise."""
@@ -48,6 +50,7 @@ def plain(
 ) -> dict[str, Any]:
     """The same as JSON types."""
     size = {**SIZES, **OTHER_SIZES}.get(architecture, 5_000_000)
+    settings = {**RECIPES.get(stage, {}), **settings}
     fraction = settings.get("label_fraction") or 0.0
     metrics = {"top1": top1, "top5": min(1.0, top1 + 0.3), "loss": 2.0 - top1}
     if stage == "pretrain":
@@ -64,7 +67,7 @@ def plain(
             "architecture": architecture,
             "seed": seed,
             "parent": parent,
-            "settings": {**RECIPES.get(stage, {}), **settings, "optimization": {"learning_rate": 0.1, "epochs": 10}},
+            "settings": {**settings, "optimization": {"learning_rate": 0.1, "epochs": 10}},
         },
         "metrics": metrics,
         "history": [history_row(step, size, stage) for step in range(0, 1001, 50)],
@@ -80,7 +83,7 @@ def plain(
         "data": {
             "fingerprint": "d1g175f00d",
             "train_images": TRAIN_IMAGES,
-            "labelled_images": round(fraction * TRAIN_IMAGES),
+            "labelled_images": math.ceil(fraction * TRAIN_IMAGES),
             "test_images": 500,
             "subset_hash": f"subset{fraction:g}" if fraction else None,
         },

@@ -4,7 +4,8 @@ from typing import Any
 
 from studies import tiny_study
 from study.plan import ExpectedImages, Plan, make_plan
-from study.schedule import GraphSearcher
+from study.schedule import Schedule
+from study.searcher import GraphSearcher
 
 GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1, 1.0], "temperature": [0.1, 1.0]}
 
@@ -13,10 +14,11 @@ def a_plan(finished: tuple[str, ...] = (), **changes: Any) -> Plan:
     return make_plan(tiny_study(grid=GRID, **changes), ExpectedImages(200, 10), finished)
 
 
-def run(plan: Plan, slots: int, fails: tuple[str, ...] = ()) -> tuple[list[str], GraphSearcher]:
-    """Drive a searcher as Tune does, first in first out; returns the order of starts."""
+def run(plan: Plan, slots: int, fails: tuple[str, ...] = ()) -> tuple[list[str], Schedule]:
+    """Drive a searcher as Tune does, first in first out; returns the order of starts and the schedule."""
     records = set(plan.finished)
-    searcher = GraphSearcher(plan, lambda trial: {"id": trial.id}, lambda id: id in records, max_workers=slots)
+    schedule = Schedule(plan, lambda id: "done" if id in records else "failed", slots)
+    searcher = GraphSearcher(schedule, lambda trial: {"id": trial.id})
     started: list[str] = []
     running: list[str] = []
     while True:
@@ -28,7 +30,7 @@ def run(plan: Plan, slots: int, fails: tuple[str, ...] = ()) -> tuple[list[str],
             searcher_id = f"tune-{len(started)}"
             running.append(searcher_id)
             started.append(id)
-            assert searcher.workers_in_flight() <= slots
+            assert schedule.workers_in_flight <= slots
         elif running:
             done = running.pop(0)
             id = searcher.ids[done]
@@ -37,14 +39,14 @@ def run(plan: Plan, slots: int, fails: tuple[str, ...] = ()) -> tuple[list[str],
             searcher.on_trial_complete(done, {}, error=id in fails)
         else:
             assert config == GraphSearcher.FINISHED
-            return started, searcher
+            return started, schedule
 
 
 def test_every_trial_runs_once_and_after_its_parent() -> None:
     plan = a_plan()
-    started, searcher = run(plan, slots=3)
+    started, schedule = run(plan, slots=3)
     assert sorted(started) == sorted(plan.trials)
-    assert set(searcher.states.values()) == {"done"}
+    assert set(schedule.states.values()) == {"done"}
 
 
 def test_the_longest_chain_starts_first() -> None:
@@ -62,8 +64,8 @@ def test_finished_trials_do_not_run_again() -> None:
 def test_descendants_of_a_failure_are_skipped_and_the_rest_goes_on() -> None:
     plan = a_plan()
     failing = next(id for id in plan.trials if id.startswith("pretrain-r10-"))
-    _, searcher = run(plan, slots=2, fails=(failing,))
-    states = searcher.states
+    _, schedule = run(plan, slots=2, fails=(failing,))
+    states = schedule.states
     assert states[failing] == "failed"
     for id, trial in plan.trials.items():
         small = trial.spec.architecture == "r10w0.0625"

@@ -139,6 +139,7 @@ def linear_task(steps: int, optimization: Optimization, rows: int) -> Task:
         stream,
         rows,
         optimization,
+        lambda done: {},
     )
 
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from study.cells import DEFAULT_AXES
 from study.config import Stages, Study
-from study.grid import DEFAULT_AXES, expand
+from study.grid import expand
 from study.load import load_study
 from study.trial import TrialSpec
 from trainables.schedule import peak_learning_rate

@@ -18,7 +18,7 @@ from reports.scaling import (
     size_points,
     standard_error,
 )
-from reports.tables import best_points, best_variants, group_by_data, history, summary, trials
+from reports.tables import best_points, group_by_data, history, summary, trials
 
 
 def chain() -> list[Record]:
@@ -201,8 +201,11 @@ def test_seeds_of_parents_are_seeds_too_but_their_settings_are_not() -> None:
 
 
 def test_one_lucky_seed_does_not_beat_several() -> None:
-    table = pd.DataFrame({"by": ["x", "x"], "variant": ["a", "b"], "mean": [0.9, 0.6], "n": [1, 3]})
-    assert best_variants(table, ["by"])["variant"].tolist() == ["b"]
+    records = [
+        synthetic.record(f"{layer}-{seed}", seed=seed, top1=top1, label_fraction=0.1, head_layer=layer)
+        for layer, seed, top1 in [(0, 0, 0.9), (1, 0, 0.6), (1, 1, 0.6), (1, 2, 0.6)]
+    ]
+    assert best_points(trials(records), "finetune", ["architecture"])["head_layer"].tolist() == [1]
 
 
 def test_history_is_one_row_a_step() -> None:

@@ -10,7 +10,7 @@ from digit_shards import CLASSES, SIZE
 from trainables.architecture import parse_architecture
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
-from trainables.spec import SETTINGS, Optimization, PretrainAugmentation, Settings, Stage
+from trainables.spec import SETTINGS, DevSplit, Optimization, PretrainAugmentation, Settings, Stage
 from trainables.stage import Assignment, Outcome
 from trainables.stages import run_stage
 
@@ -51,7 +51,7 @@ def settings(stage: Stage, optimization: dict[str, Any] | None = None, **changes
     return SETTINGS[stage](**{**fields, **_DEFAULTS[stage], **changes})
 
 
-def assignment(shards: str, settings: Settings, parent: str | None = None) -> Assignment:
+def assignment(shards: str, settings: Settings, parent: str | None = None, dev: DevSplit | None = None) -> Assignment:
     """A trial of the smallest encoder (4 to 32 channels)."""
     return Assignment(
         architecture=parse_architecture("r10w0.0625"),
@@ -63,6 +63,7 @@ def assignment(shards: str, settings: Settings, parent: str | None = None) -> As
         shards=shards,
         manifest=read_manifest(shards),
         parent=parent,
+        dev=dev,
     )
 
 

@@ -57,14 +57,15 @@ def run(assignment: Assignment, context: Context) -> Outcome:
         inputs,
         lambda outputs, teacher_logits, labels: loss(outputs, teacher_logits, labels, settings),
         assignment.stream(rows, optimization, context),
-        rows,
+        assignment.trained_rows(rows),
         optimization,
         micro_batches=settings.micro_batches,
+        evaluate=lambda done: evaluate(student, assignment, context, dtype, done),
         adapt_classifier=adapts_classifier(settings),
     )
-    with unchanged("the teacher", teacher.state_dict()):
+    with unchanged("the teacher", teacher.state_dict):
         progress = train(task, context)
-    metrics = evaluate(student, assignment, context, dtype)
+    metrics = task.evaluate(1.0)
     context.save_model(model_state(student))
     return Outcome(metrics, progress, settings.label_fraction, count_parameters(student))
 

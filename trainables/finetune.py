@@ -51,7 +51,10 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     )
     load_pretrained(classifier, parent)
     context.place(classifier, DTYPES[settings.optimization.precision])
-    kept = dict(classifier.head.named_parameters())
+
+    def kept() -> dict[str, Tensor]:
+        return dict(classifier.head.named_parameters())  # without moving statistics, which go on
+
     with unchanged("the kept head", kept) if settings.kept_head == "frozen" else nullcontext():
         return train_supervised(assignment, settings, classifier, 0.0, context)
 
@@ -72,7 +75,7 @@ def train_supervised(
     label_smoothing: float,
     context: Context,
 ) -> Outcome:
-    """Train a classifier on the labelled images of a label fraction and evaluate it on the test split."""
+    """Train a classifier on the labelled images of a label fraction and evaluate it."""
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
     context.place(classifier, dtype)
@@ -86,9 +89,17 @@ def train_supervised(
         return classification_loss(outputs[0], labels, label_smoothing), {}
 
     rows = assignment.labelled_rows(settings.label_fraction)
-    stream = assignment.stream(rows, optimization, context)
-    task = Task(classifier, inputs, loss, stream, rows, optimization, micro_batches=settings.micro_batches)
+    task = Task(
+        classifier,
+        inputs,
+        loss,
+        assignment.stream(rows, optimization, context),
+        assignment.trained_rows(rows),
+        optimization,
+        micro_batches=settings.micro_batches,
+        evaluate=lambda done: evaluate(classifier, assignment, context, dtype, done),
+    )
     progress = train(task, context)
-    metrics = evaluate(classifier, assignment, context, dtype)
+    metrics = task.evaluate(1.0)
     context.save_model(model_state(classifier))
     return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))

@@ -77,15 +77,23 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     def loss(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return classification_loss(outputs[0], labels), {}
 
-    with unchanged("the frozen encoder", encoder.state_dict()):
+    with unchanged("the frozen encoder", encoder.state_dict):
         known = gather_features(
             encode_split(encoder, assignment, "train", rows, context, dtype, 0.0), rows, context.device
         )
-        stream = FeatureStream(
-            known, Share(rows, assignment.seed, context.rank, context.world_size), optimization.global_batch_size
+        trained = assignment.trained_rows(rows)
+        share = Share(trained, assignment.seed, context.rank, context.world_size, assignment.held_out)
+        task = Task(
+            classifier,
+            inputs,
+            loss,
+            FeatureStream(known, share, optimization.global_batch_size),
+            trained,
+            optimization,
+            evaluate=lambda done: evaluate(nn.Sequential(encoder, classifier), assignment, context, dtype, done),
         )
-        progress = train(Task(classifier, inputs, loss, stream, rows, optimization), context)
-        metrics = evaluate(nn.Sequential(encoder, classifier), assignment, context, dtype)
+        progress = train(task, context)
+        metrics = task.evaluate(1.0)
     context.save_model({"module": classifier.state_dict()})
     return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))
 

@@ -50,7 +50,8 @@ class Task:
     the number of training rows that one epoch passes over. `micro_batches`: see `micro_batches.py`. `adapt_classifier`
     lets LARS adapt and decay the linear classifier like any kernel, as the official distillation does.
     `watch(outputs, history)` is called at each step that closes a row of the history, on every rank; it may add to the
-    last row, and stops a hopeless training by raising.
+    last row, and stops a hopeless training by raising. `evaluate(done)` gives the metrics of the module as it is, the
+    share `done` of the steps being done.
     """
 
     module: nn.Module
@@ -59,6 +60,7 @@ class Task:
     stream: BatchStream
     rows: int
     optimization: Optimization
+    evaluate: Callable[[float], dict[str, float]]
     micro_batches: int = 1
     adapt_classifier: bool = False
     watch: Callable[[Outputs, list[HistoryRow]], None] | None = None
@@ -91,6 +93,7 @@ def train(task: Task, context: Context) -> Progress:
 
     Raises:
         NonFiniteLossError: naming the step and the learning rate.
+        PrunedError: the trial was judged hopeless beside others.
     """
     optimization = task.optimization
     last = total_steps(task.rows, optimization.epochs, optimization.global_batch_size)
@@ -112,11 +115,18 @@ def train(task: Task, context: Context) -> Progress:
                 if task.watch is not None:
                     task.watch(outputs, progress.history)
             context.report(progress.step / last)
+            if context.judge is not None and reaches_rung(progress.step, last, context.rungs):
+                context.judge(progress.step, task.evaluate(progress.step / last)["dev_top1"])
             if context.checkpoint_due() or (progress.step == last and context.rank == 0):
                 progress.seconds = time.monotonic() - started
                 context.save_checkpoint(_state(task.module, optimizer, progress))
     progress.seconds = time.monotonic() - started
     return progress
+
+
+def reaches_rung(step: int, last: int, rungs: int) -> bool:
+    """Whether `step` of `last` updates are the first to make up one of the shares 1 / rungs, 2 / rungs, ... below 1."""
+    return step < last and step * rungs // last > (step - 1) * rungs // last
 
 
 def build_optimizer(task: Task) -> torch.optim.Optimizer:

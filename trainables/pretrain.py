@@ -22,7 +22,7 @@ from trainables.memory import ContrastiveMemory
 from trainables.metrics import reduce_counts
 from trainables.norm import set_moving_variance
 from trainables.resnet import Encoder
-from trainables.schedule import warmup_steps
+from trainables.schedule import total_steps, warmup_steps
 from trainables.spec import PretrainSettings
 from trainables.stage import Assignment, Outcome
 
@@ -64,9 +64,9 @@ class Pretraining(nn.Module):
 def run(assignment: Assignment, context: Context) -> Outcome:
     """Pretrain on every training image; `top1` and `top5` of the record are the online probe's on the test split.
 
-    `knn_top1` is a nearest-neighbour classifier's. `contrastive_accuracy` is the mean over the last steps of training
-    that the history's last row covers; `effective_rank` and `projection_rank` are those of features and projections of
-    the last batch.
+    `knn_top1` is a nearest-neighbour classifier's, which a trial with a dev split leaves out. `contrastive_accuracy` is
+    the mean over the last steps of training that the history's last row covers; `effective_rank` and `projection_rank`
+    are those of features and projections of the last batch.
 
     Raises:
         CollapsedError: features or projections lost all but a few directions.
@@ -78,8 +78,9 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     module = Pretraining(assignment.architecture, assignment.image_size, assignment.classes, settings)
     context.place(module, dtype)
     two_views = assignment.views(2, settings.augmentation, optimization, context)
-    rows = assignment.manifest.train_images
+    rows = assignment.trained_rows(assignment.manifest.train_images)
     warmup = warmup_steps(rows, optimization.warmup_epochs, optimization.global_batch_size)
+    last = total_steps(rows, optimization.epochs, optimization.global_batch_size)
 
     def inputs(batch: Batch) -> tuple[Any, ...]:
         first_and_second, labels = two_views(batch)
@@ -96,7 +97,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
             ("projection_rank", "projections", projections),
         ):
             history[-1][name] = effective_rank(rows)
-            if collapsed(history, name, context.min_effective_rank, warmup):
+            if collapsed(history, name, context.min_effective_rank, warmup, last):
                 raise CollapsedError(
                     f"{context.trial}: the effective rank of the {what} is {history[-1][name]:.2f} at step "
                     f"{history[-1]['step']:.0f}, below min_effective_rank {context.min_effective_rank:g}: they have "
@@ -104,14 +105,21 @@ def run(assignment: Assignment, context: Context) -> Outcome:
                     "the images, or set execution.min_effective_rank to 0 to go on"
                 )
 
-    stream = assignment.stream(rows, optimization, context)
+    probe = nn.Sequential(module.encoder, module.probe)
     task = Task(
-        module, inputs, module.loss, stream, rows, optimization, micro_batches=settings.micro_batches, watch=watch
+        module,
+        inputs,
+        module.loss,
+        assignment.stream(assignment.manifest.train_images, optimization, context),
+        rows,
+        optimization,
+        micro_batches=settings.micro_batches,
+        watch=watch,
+        evaluate=lambda done: evaluate(probe, assignment, context, dtype, done),
     )
     progress = train(task, context)
-    probe = nn.Sequential(module.encoder, module.probe)
-    metrics = evaluate(probe, assignment, context, dtype)
-    if assignment.manifest.labelled_images:
+    metrics = task.evaluate(1.0)
+    if assignment.manifest.labelled_images and assignment.dev is None:
         metrics["knn_top1"] = knn_top1(module.encoder, assignment, context, dtype)
     for name in ("contrastive_accuracy", "effective_rank", "projection_rank"):
         metrics[name] = progress.history[-1][name]

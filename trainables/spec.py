@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Stage = Literal["pretrain", "finetune", "linear", "supervised", "distill"]
 STAGES: tuple[Stage, ...] = ("pretrain", "linear", "finetune", "supervised", "distill")  # parents before children
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when the code changes numbers on purpose; tables refuse to mix protocols."""
 
 
@@ -21,6 +21,24 @@ class Spec(BaseModel):
     """A frozen, strict record: an unknown key or a wrong type is an error, never ignored or converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DevSplit(Spec):
+    """Labelled training images held out of one trial, which is then evaluated on them and never on the test split.
+
+    Of the first labelled rows that make up `label_fraction`, the `fold`-th of `folds` equal parts (counted from the
+    end) is neither trained on nor otherwise seen. Settings are chosen by such trials.
+    """
+
+    label_fraction: float = Field(gt=0, le=1)
+    folds: int = Field(ge=2)
+    fold: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> DevSplit:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds} does not exist; expected 0 to {self.folds - 1}")
+        return self
 
 
 class Optimization(Spec):

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from datasets.batches import Batch
 from datasets.schema import Manifest, Split
-from datasets.splits import labelled_rows
+from datasets.splits import held_out_rows, labelled_rows
 from datasets.stream import TrainStream, eval_batches
 from trainables.architecture import Architecture
 from trainables.context import Context
 from trainables.loop import DTYPES, Progress
 from trainables.resample import Resize
-from trainables.spec import Augmentation, Optimization, Settings
+from trainables.spec import Augmentation, DevSplit, Optimization, Settings
 from trainables.views import eval_view, random_views
 
 CANVAS = 4
@@ -27,7 +27,10 @@ EVAL_BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Assignment:
-    """The work of one trial: what to train, on which shards, from or by which parent's model (a URI, if any)."""
+    """The work of one trial: what to train, on which shards, from or by which parent's model (a URI, if any).
+
+    `dev`: which training images are held out and evaluated on, instead of the test split.
+    """
 
     architecture: Architecture
     image_size: int
@@ -38,13 +41,31 @@ class Assignment:
     shards: str
     manifest: Manifest
     parent: str | None
+    dev: DevSplit | None = None
+
+    @property
+    def held_out(self) -> range:
+        """Positions of the training rows that are held out; empty without a dev split."""
+        if self.dev is None:
+            return range(0)
+        return held_out_rows(self.labelled_rows(self.dev.label_fraction), self.dev.folds, self.dev.fold)
+
+    @property
+    def evaluated(self) -> tuple[Split, range]:
+        """The split and the positions in it on which the trial is evaluated."""
+        return ("test", range(self.manifest.test_images)) if self.dev is None else ("train", self.held_out)
+
+    def trained_rows(self, rows: int) -> int:
+        """How many of the first `rows` training rows are not held out."""
+        assert self.held_out.stop <= rows, "what is held out lies within what would be trained on"
+        return rows - len(self.held_out)
 
     def labelled_rows(self, label_fraction: float) -> int:
         """Number of training rows whose labels are known at a label fraction; they are the first rows of the shards."""
         return labelled_rows(self.shards, self.manifest, label_fraction)
 
     def stream(self, rows: int, optimization: Optimization, context: Context) -> TrainStream:
-        """This rank's batches of the first `rows` training rows."""
+        """This rank's batches of the first `rows` training rows, the held-out ones left out."""
         return TrainStream(
             self.shards,
             rows,
@@ -53,6 +74,7 @@ class Assignment:
             rank=context.rank,
             world_size=context.world_size,
             max_side=CANVAS * self.image_size,
+            held_out=self.held_out,
         )
 
     def views(
@@ -82,12 +104,13 @@ class Assignment:
 
         return make
 
-    def eval_batches(self, split: Split, rows: int, context: Context) -> Iterator[Batch]:
-        """This rank's part of the first `rows` rows of a split, in order."""
+    def eval_batches(self, split: Split, rows: int, context: Context, first_row: int = 0) -> Iterator[Batch]:
+        """This rank's part of `rows` rows of a split from `first_row` on, in order."""
         return eval_batches(
             self.shards,
             split=split,
             rows=rows,
+            first_row=first_row,
             per_worker_batch_size=EVAL_BATCH_SIZE,
             rank=context.rank,
             world_size=context.world_size,
@@ -103,8 +126,9 @@ class Assignment:
 class Outcome:
     """The result of a stage.
 
-    `metrics` are those after the last step, never the best. `label_fraction` is the fraction of the labels that was
-    read, None if none was. `parameters` are those of the trained model.
+    `metrics` are those after the last step, never the best; `dev_` begins the names of those on a dev split.
+    `label_fraction` is the fraction of the labels that was read, None if none was. `parameters` are those of the
+    trained model.
     """
 
     metrics: dict[str, float]

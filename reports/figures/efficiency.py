@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from reports.comparable import joined
 from reports.figures.facets import of_labels
 from reports.figures.points import custom_data, error_bars, fraction_styles, some_ids
 from reports.figures.style import COLORS, SYMBOLS, empty_figure, finish, percent, plain
@@ -50,7 +51,8 @@ def equivalent_labels(trials: pd.DataFrame, efficiency: pd.DataFrame) -> go.Figu
     ticks = {"tickvals": list(range(len(models))), "range": [-0.6, len(models) - 0.4]}
     figure.update_yaxes(ticktext=[plain(model) for model in models], zeroline=False, **ticks)
     height = 150 + len(models) * (12 + ROW_HEIGHT * len(styles))
-    return finish(figure, TITLE, height=height, min_width=320 * len(stages), panel_titles=True)
+    caveat = joined(efficiency["caveat"])
+    return finish(figure, TITLE, height=height, min_width=320 * len(stages), panel_titles=True, caveat=caveat)
 
 
 def _panel(efficiency: pd.DataFrame, stage: str) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from reports.comparable import joined
 from reports.figures.points import PAPER, paper_points, seed_points
 from reports.figures.style import HEIGHT, finish, percent
 
@@ -59,9 +60,11 @@ def panels(
     figure.update_yaxes(title_text=y_title, col=1)
     if free:
         _share(figure, [name for name in present if name not in free], present)
+    caveat = joined(lines["caveat"])
     if present == [WHOLE]:
-        return finish(figure, title, height=HEIGHT)
-    return finish(figure, title, height=90 + PANEL_HEIGHT * rows, min_width=300 * width, panel_titles=True)
+        return finish(figure, title, height=HEIGHT, caveat=caveat)
+    height = 90 + PANEL_HEIGHT * rows
+    return finish(figure, title, height=height, min_width=300 * width, panel_titles=True, caveat=caveat)
 
 
 def panels_by_fraction(lines: pd.DataFrame, paper: pd.DataFrame, **options: Any) -> go.Figure:

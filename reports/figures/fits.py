@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from reports.comparable import joined
 from reports.figures.facets import of_labels
 from reports.figures.points import custom_data, fraction_styles, seed_points, size_axis
 from reports.figures.style import COLORS, DASHES, STAGES, empty_figure, finish, plain
@@ -67,7 +68,8 @@ def error_against_parameters(trials: pd.DataFrame, found: Sequence[Fit | Refusal
     figure.update_yaxes(type="log", tickvals=ERRORS, ticktext=[f"{error:g}" for error in ERRORS], row=1)
     figure.update_yaxes(title_text="error (%)", row=1, col=1)
     figure.update_yaxes(title_text="residual (%)", zeroline=True, row=2, col=1)
-    return finish(figure, TITLE, height=660, min_width=320 * len(stages), panel_titles=True)
+    caveat = joined(caveat for stage in stages for caveat in size_points(trials, stage)["caveat"])
+    return finish(figure, TITLE, height=660, min_width=320 * len(stages), panel_titles=True, caveat=caveat)
 
 
 def _cell(fit: Fit) -> tuple[str, float, str]:

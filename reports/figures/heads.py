@@ -33,8 +33,7 @@ def depth_and_layer(trials: pd.DataFrame) -> go.Figure:
     deepest = layers[layers["architecture"] == model].groupby("head_depth")["head_layer"].nunique()
     parts = []
     if model in depths["architecture"].tolist():
-        best = _compared(_points(trials, ["head_depth"]), "head_depth")
-        best = best[best["architecture"] == model]
+        best = _compared(_points(trials[trials["architecture"] == model], ["head_depth"]), "head_depth")
         names = "head of " + best["head_depth"].astype("string") + " layers"
         parts.append(best.assign(panel="best layer of each depth", series=names, style=best["head_depth"] - 2, dash=0))
     if len(deepest):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
@@ -15,7 +16,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 PATTERNS = ("", "/", ".", "x", "-")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 HEIGHT = 440
-LEGEND_ROW, LEGEND_COLUMNS = 24, 4
+IMAGE_WIDTH = 1000  # px, of an exported image
+LEGEND_ROW, LEGEND_SYMBOL, CHARACTER = 24, 52, 7.6  # px: of a row, of an entry without its name, of a letter of 14 px
 PANEL_TITLE = 28  # px above a panel
 STAGES = {
     "pretrain": "pretrained",
@@ -89,24 +91,47 @@ def plain(text: object) -> str:
 
 
 def finish(
-    figure: go.Figure, title: str, *, height: int = HEIGHT, min_width: int = 340, panel_titles: bool = False
+    figure: go.Figure,
+    title: str,
+    *,
+    height: int = HEIGHT,
+    min_width: int = 340,
+    panel_titles: bool = False,
+    caveat: str = "",
 ) -> go.Figure:
     """Give a figure its template, its title (wrapped for images, whole in `layout.meta` for the page) and its sizes in
-    px: `height` with a legend of one row, above which further rows, of about `LEGEND_COLUMNS` entries, add theirs."""
-    wrapped = "<br>".join(plain(line) for line in textwrap.wrap(title, 84))
-    entries = sum(trace.showlegend is not False for trace in figure.data) if len(figure.data) > 1 else 0
+    px: `height` with a legend of one row, above which further rows in an image add theirs.
+
+    A `caveat` is a smaller line below the title, and in `layout.meta` for the page.
+    """
+    lines = [plain(line) for line in textwrap.wrap(title, 84)]
+    small = [f'<span style="font-size:13px">{plain(line)}</span>' for line in textwrap.wrap(caveat, 115)]
+    names = [str(trace.name) for trace in figure.data if trace.showlegend is not False]
     below = PANEL_TITLE if panel_titles else 6
-    top = 42 + 22 * wrapped.count("<br>") + LEGEND_ROW * math.ceil(entries / LEGEND_COLUMNS) + below
+    legend = LEGEND_ROW * legend_rows(names) if len(figure.data) > 1 else 0
+    top = 42 + 22 * (len(lines) - 1) + 18 * len(small) + legend + below
     height += max(0, top - 64)
     figure.update_layout(
         template=LIGHT,
-        title={"text": wrapped, "y": 1 - 14 / height, "yanchor": "top", "yref": "container"},
+        title={"text": "<br>".join([*lines, *small]), "y": 1 - 14 / height, "yanchor": "top", "yref": "container"},
         margin={"t": top},
         legend={"y": 1 + below / (height - top - LIGHT.layout.margin.b)},
         height=height,
-        meta={"title": title, "min_width": min_width},
+        meta={"title": title, "min_width": min_width, **({"caveat": caveat} if caveat else {})},
     )
     return figure
+
+
+def legend_rows(names: Sequence[str]) -> int:
+    """Rows that a legend above an image `IMAGE_WIDTH` px wide takes, filled one entry after the other."""
+    room = IMAGE_WIDTH - LIGHT.layout.margin.l - LIGHT.layout.margin.r
+    rows, used = (1, 0.0) if names else (0, 0.0)
+    for name in names:
+        width = LEGEND_SYMBOL + CHARACTER * len(name)
+        if used and used + width > room:
+            rows, used = rows + 1, 0.0
+        used += width
+    return rows
 
 
 def empty_figure(title: str, need: str, preset: str) -> go.Figure:

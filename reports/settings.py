@@ -1,0 +1,121 @@
+"""What trials of different architectures, label fractions and seeds share: their settings, their ancestors' included.
+
+Architectures may only be compared at the same settings: where trials failed, what is left of one architecture may be a
+worse setting than what is left of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports.records import Record
+
+AXES = ("head_depth", "head_layer", "temperature", "distillation_weight", "images")
+"""Settings that studies vary on purpose: never taken for a part of the recipe."""
+STAGE_OF_AXIS = {"head_depth": "pretrain", "head_layer": "finetune", "temperature": "distill"}
+CHOSEN_TEACHER = ("teacher.architecture", "distill.teacher", "distill.student", "distill.self_temperature")
+
+Key = tuple[str, str]  # of settings: stage, and their text
+
+
+def settings_of(chains: Sequence[Sequence[Record]]) -> list[str | None]:
+    """For each trial, first in its chain of ancestors, a hash that is equal for equal settings; None where an ancestor
+    is not known.
+
+    Architecture, label fraction and seed do not count, nor does what a study's recipe makes depend on these two alone:
+    what has one value for each of their pairs, and is none of `AXES`. Nor do the architectures of ancestors: only some
+    students can have a bigger teacher. What was chosen on held-out images counts as chosen, whatever its value.
+    """
+    flat: dict[Key, dict[str, str]] = {}
+    values: dict[tuple[str, str], dict[object, set[str | None]]] = {}
+    cells: dict[Key, set[object]] = {}
+    for chain in chains:
+        record, key = chain[0], _key(chain[0])
+        if key not in flat:
+            flat[key] = flattened(record.spec.settings)
+        cells.setdefault(key, set()).add((record.spec.architecture, _fraction(chain)))
+    paths: dict[str, set[str]] = {}
+    for (stage, _), found in flat.items():
+        paths.setdefault(stage, set()).update(found)
+    for key, found in flat.items():
+        for path in paths[key[0]]:
+            of_cells = values.setdefault((key[0], path), {})
+            for cell in cells[key]:
+                of_cells.setdefault(cell, set()).add(found.get(path))
+    of_recipe = {
+        place for place, of_cells in values.items() if place[1] not in AXES and max(map(len, of_cells.values())) == 1
+    }
+    known: dict[object, str] = {}
+    return [_hash(chain, flat, of_recipe, known) for chain in chains]
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Settings by their path, their values as JSON; the label fraction left out."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= flattened(value, f"{prefix}{name}.")
+        elif prefix + name != "label_fraction":
+            found[prefix + name] = json.dumps(value, sort_keys=True)
+    return found
+
+
+def chosen_paths(record: Record) -> frozenset[tuple[str, str]]:
+    """Stage and path of every setting that was chosen on held-out images before this trial was known; ("", name) of
+    what chose its teacher."""
+    names = [name for selection in record.selections for name in selection.chosen]
+    return frozenset(
+        ("", name) if name in CHOSEN_TEACHER else (STAGE_OF_AXIS.get(name, name.partition(".")[0]), _path(name))
+        for name in names
+    )
+
+
+def without_chosen(record: Record, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a trial without those that were chosen, which are named instead."""
+    chosen = {path for stage, path in chosen_paths(record) if stage == record.spec.stage}
+    return {**_without(settings, chosen, ""), "chosen": sorted(chosen)} if chosen else dict(settings)
+
+
+def _without(settings: Mapping[str, Any], paths: set[str], prefix: str) -> dict[str, Any]:
+    return {
+        name: _without(value, paths, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if prefix + name not in paths
+    }
+
+
+def _path(name: str) -> str:
+    return name if name in STAGE_OF_AXIS else name.partition(".")[2]
+
+
+def _key(record: Record) -> Key:
+    return record.spec.stage, repr(record.spec.settings)
+
+
+def _fraction(chain: Sequence[Record]) -> object:
+    return next((found for one in chain if (found := one.spec.settings.get("label_fraction")) is not None), None)
+
+
+def _hash(
+    chain: Sequence[Record],
+    flat: Mapping[Key, Mapping[str, str]],
+    of_recipe: set[tuple[str, str]],
+    known: dict[object, str],
+) -> str | None:
+    if chain[-1].spec.parent is not None:
+        return None
+    chosen = frozenset().union(*map(chosen_paths, chain)) if any(one.selections for one in chain) else frozenset()
+    keys = tuple(map(_key, chain[:1] if any(stage == "" for stage, _ in chosen) else chain))
+    place = (chain[0].source, keys, chosen)
+    if place not in known:
+        left_out = of_recipe | chosen
+        parts = [
+            [key[0], {path: value for path, value in flat[key].items() if (key[0], path) not in left_out}]
+            for key in keys
+        ]
+        text = json.dumps([chain[0].source, parts, sorted(chosen)], sort_keys=True)
+        known[place] = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return known[place]

@@ -1,0 +1,117 @@
+"""What is to be chosen before a trial is known: among which settings, measured by which trials, and the decision."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from study.adaptive import Range, Scalar, Search
+from study.cells import Cell
+from study.config import Study
+from study.trial import TrialSpec, canonical_json
+from trainables.spec import Stage
+
+
+@dataclass(frozen=True)
+class Option:
+    """Settings that may be chosen: what they change of a cell, and the trials on held-out images that measure them.
+
+    `needs` are the trials on which these build.
+    """
+
+    changes: Cell
+    trials: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class Choice:
+    """A choice of one cell at one stage, open until its trials are finished.
+
+    `options` are listed by the study or, for a `search`, sampled from `space` (axis or setting -> range) as it goes,
+    which makes the list grow; `stage` and `cell` are what the options change. `base` measures the study's own settings:
+    a search's options take as long as these.
+    """
+
+    id: str
+    stage: Stage
+    cell: Cell
+    options: list[Option]
+    search: Search | None = None
+    space: Mapping[str, Range] = field(default_factory=dict)
+    base: tuple[TrialSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is known of an option: the mean top-1 over its held-out images, None if it failed or was pruned."""
+
+    option: Option
+    dev_top1: float | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A choice that was made: the option with the highest score, the first of equal ones."""
+
+    choice: Choice
+    chosen: Option
+    scores: tuple[Score, ...]
+    assumed: bool = False  # nothing is decided yet; a cost is estimated as if this were chosen
+
+    def plain(self) -> dict[str, Any]:
+        """The decision as JSON types, as the records of trials that rest on it have it."""
+        return {
+            "choice": self.choice.id,
+            "stage": self.choice.stage,
+            "by": "dev_top1",
+            "chosen": self.chosen.changes,
+            "among": [
+                {"changes": score.option.changes, "dev_top1": score.dev_top1, "trials": list(score.option.trials)}
+                for score in self.scores
+            ],
+        }
+
+
+class Evidence(Protocol):
+    """What is known of choices so far."""
+
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        """The changes that a search has sampled, in order, and whether their trials are to be run to the end."""
+
+    def decide(self, choice: Choice) -> Decision | None:
+        """The decision, None while it is open."""
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        """Which cells of a study's grid an exploration has picked, in order."""
+
+
+class NoEvidence:
+    """Nothing has run: every choice is open."""
+
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        return []
+
+    def decide(self, choice: Choice) -> Decision | None:
+        return None
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        return []
+
+
+def choice_id(stage: Stage, cell: Cell, what: Mapping[str, Any]) -> str:
+    """Readable slug and eight hexadecimal digits of the SHA-256 of `what` determines the choice."""
+    words = ["choose", stage, str(cell["architecture"])]
+    if stage != "pretrain":
+        words.append(f"{float(cell['label_fraction']) * 100:g}pct")
+    digest = hashlib.sha256(canonical_json(what).encode()).hexdigest()
+    return "-".join([*words, f"s{cell['seed']}", digest[:8]])
+
+
+def described(changes: Mapping[str, Scalar]) -> str:
+    """Changes as text: `head_layer 2, finetune.optimization.learning_rate 0.03`."""
+    return ", ".join(
+        f"{axis} {value:.3g}" if isinstance(value, float) else f"{axis} {value}" for axis, value in changes.items()
+    )
