@@ -2,8 +2,8 @@
 
 The bucket, two roles with the policies in `deploy/iam` and their instance profiles, a security group that only the
 cluster's own nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into
-it; running it again changes nothing. Needs an administrator's credentials, once; `ray up` then needs no more than
-`deploy/iam/laptop.json`.
+it; running it again changes nothing. Needs an administrator's credentials, once; from then on `deploy/iam/laptop.json`
+is enough.
 """
 
 from __future__ import annotations

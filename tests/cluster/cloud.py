@@ -1,4 +1,4 @@
-"""The mock cloud: every instance that the mock EC2 API lists as running is a machine with its address; no other is."""
+"""The mock cloud: each instance that the mock EC2 API lists as running is a machine, with its address."""
 
 from __future__ import annotations
 

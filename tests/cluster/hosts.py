@@ -46,7 +46,7 @@ class Network:
 
     def __post_init__(self) -> None:
         refuse_shared_namespaces()
-        # An address of its own: it would take the lowest of its ports', and change with them, unknown to the machines.
+        # With an address of its own: otherwise it changes with its ports, and machines do not find it for a minute.
         _run("ip link set lo up; ip link add bridge address 02:00:00:00:00:01 type bridge; ip link set bridge up")
         _run(f"ip address add {self.gateway}/{self.prefix} dev bridge")
 

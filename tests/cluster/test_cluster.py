@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 ENVIRONMENT = Path(sys.prefix)
 GATEWAY, PREFIX, LAPTOP = "172.31.0.1", 16, "172.31.255.2"  # of EC2's default network, which the mock has too
 ENDPOINT = f"http://{GATEWAY}:5000"
-COMMAND_SECONDS = 400
+COMMAND_SECONDS = 600
 
 
 def documented_commands() -> list[str]:
@@ -154,7 +154,7 @@ def check_the_results(world: World, report: str) -> None:
     assert all(record["id"] in page for record in records)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)  # of which most is waited for, unless the machine is busy
 def test_documented_commands_lead_from_cluster_yaml_to_the_report(world: World) -> None:
     for command in documented_commands():
         output = world.on_laptop(command)
@@ -167,7 +167,7 @@ def test_documented_commands_lead_from_cluster_yaml_to_the_report(world: World) 
         elif "study status" in command:
             assert re.search(r"pretrain +1 +0 +0 +0", output) and re.search(r"linear +1 +0 +0 +0", output)
         elif "ray status" in command:
-            assert "2 one_gpu_spot" in output
+            assert re.search(r"Active:\s+1 head", output)
             wait_until(lambda: world.instances() == ["head"], 120, "idle workers are not given back")
         elif command.startswith("ray down"):
             assert world.instances() == []
