@@ -25,7 +25,7 @@ def chosen_section(records: Sequence[Record]) -> str:
     found = selections_of(records)
     if not found:
         return ""
-    head = ["choice", "chosen", "held-out top-1 (%)", "next best (%)", "candidates", "held-out images", "how"]
+    head = ["choice", "chosen", "top-1 (%)", "next (%)", "among", "images", "held out by"]
     rows = [_row(selection, by_id) for selection, _ in found.values()]
     note = (
         "Settings were chosen by accuracy on labelled training images that were held out of the trainings compared; no "
@@ -34,7 +34,8 @@ def chosen_section(records: Sequence[Record]) -> str:
     )
     parts = [_candidates(selection, used_by, by_id) for selection, used_by in list(found.values())[:LISTED]]
     caption = f"Choices: {len(found):,}" + (f", candidates of the first {LISTED} listed" if len(found) > LISTED else "")
-    return paragraph(note, "note") + table(head, rows, caption, numbers=(2, 3, 4, 5)) + "".join(parts)
+    overview = table(head, rows, f"{caption}; accuracies on held-out images", numbers=(2, 3, 4, 5))
+    return f'{paragraph(note, "note")}<div class="prose">{overview}</div>{"".join(parts)}'
 
 
 def _row(selection: Selection, by_id: Mapping[str, Record]) -> list[str]:
@@ -75,7 +76,7 @@ def _held_out(candidate: Candidate, by_id: Mapping[str, Record]) -> tuple[str, s
         return "not stated", "not stated"
     images, folds = sum(int(record.metrics["evaluated"]) for record in measured), measured[0].spec.dev.folds
     if len(candidate.trials) == 1:
-        return f"{images:,}", f"one of {folds} parts held out"
+        return f"{images:,}", f"one of {folds} parts"
     return f"{images:,}", f"cross-validation, {folds} folds"
 
 

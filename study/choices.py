@@ -18,12 +18,13 @@ from trainables.spec import Stage
 class Option:
     """Settings that may be chosen: what they change of a cell, and the trials on held-out images that measure them.
 
-    `needs` are the trials on which these build.
+    `needs` are the trials on which these build; `rests_on` the choices that were made before this could be one.
     """
 
     changes: Cell
     trials: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    rests_on: tuple[Decision, ...] = ()
 
 
 @dataclass(eq=False)

@@ -143,6 +143,10 @@ class StoredEvidence:
         """Tell a running trial to stop; it looks after each of its points."""
         self.storage.write_bytes(b"{}", *pruned_mark(id))
 
+    def forget_mark(self, id: str) -> None:
+        """Forget what an earlier search said of a trial that starts now; its own verdict would be the same again."""
+        self.storage.delete(*pruned_mark(id))
+
     def device_seconds(self, id: str) -> float:
         """What a finished trial took."""
         return read_record(self.storage, id).cost.device_seconds or 0.0

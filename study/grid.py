@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from study.adaptive import BEST, Range, Scalar
@@ -140,7 +140,7 @@ class Expansion:
             if decision is None:
                 return found
             cell, steps = {**cell, **decision.chosen.changes}, ("distill",)
-            decisions.append(decision)
+            decisions += [*decision.chosen.rests_on, decision]
         for step in steps:
             choice = self._choice(step, cell)
             if choice is None:
@@ -239,7 +239,7 @@ class Expansion:
             resolved, decisions = found
             changes = {change: value for decision in decisions for change, value in decision.chosen.changes.items()}
             changes = {TEACHER: name, "head_layer": resolved["head_layer"], **changes}
-            option = self.option(changes, "finetune", resolved)
+            option = replace(self.option(changes, "finetune", resolved), rests_on=decisions)
             if all(option.trials != other.trials for other in options):  # `best` may be a listed layer
                 options.append(option)
         if first_open is not None:

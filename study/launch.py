@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from study.growth import Growth
 from study.images import ShardedImages, check_source, find_images, make_images
 from study.lease import lease
 from study.only import Only, with_what_they_need
-from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
+from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
 from study.schedule import Ending, Schedule, State
 from study.trial import canonical_json
 
@@ -70,8 +70,10 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     storage.check_writable()
     check_source(study, storage)
     skipped: list[str] = []
+    seconds = throughput_here(study.execution, storage).seconds
+    check_search_budgets(plan, images, seconds)
     if plan.exploring:
-        open_exploration(study, images, evidence, throughput_here(study.execution, storage).seconds, dry=True)
+        open_exploration(study, images, evidence, seconds, dry=True)
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
         with lease(storage, study.name), ray_cluster(address, storage):
             if address is not None:
@@ -83,6 +85,24 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
         plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
+
+
+def check_search_budgets(plan: Plan, images: Images, seconds: Callable[[PlannedTrial], float]) -> None:
+    """Refuse a search whose device-hours do not pay for a single sample, where its time is known.
+
+    Raises:
+        ValueError: what one sample takes.
+    """
+    for choice in plan.open_choices:
+        if choice.search is None or choice.search.device_hours is None:
+            continue
+        trials = [planned_trial(choice.id, spec, plan.study.execution, images, plan.expected()) for spec in choice.base]
+        hours = sum(map(seconds, trials)) / 3600
+        if hours > choice.search.device_hours:
+            raise ValueError(
+                f"stages.{choice.stage}.search: device_hours {choice.search.device_hours:g} pay for no sample, one "
+                f"takes about {hours:.2g} ({len(trials)} trainings); raise device_hours, or lower dev.folds"
+            )
 
 
 def wanted_trials(plan: Plan, wishes: Wishes) -> set[str]:
@@ -187,6 +207,7 @@ def run_schedule(schedule: Schedule, growth: Growth, storage: Storage, images: S
     one, throughput = _booked_by_trial(study.execution.per_worker), throughput_here(study.execution, storage)
 
     def make_config(trial: PlannedTrial) -> dict[str, Any]:
+        growth.evidence.forget_mark(trial.id)
         job = _job(trial, study, storage, images, commit, dirty)
         decisions, expected = growth.expansion.decisions.get(trial.id, ()), throughput.seconds(trial)
         more = {

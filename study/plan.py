@@ -127,7 +127,7 @@ class Planner:
         kind = (spec.architecture, builtins.id(spec.settings), spec.dev, *self._kinds[spec.parent])
         self._kinds[id] = kind
         if kind not in self._like:
-            self._like[kind] = _planned(id, spec, self.study.execution, self.images, self.trials)
+            self._like[kind] = planned_trial(id, spec, self.study.execution, self.images, self.trials)
         self.trials[id] = replace(self._like[kind], id=id, spec=spec, after=after)
         return self.trials[id]
 
@@ -192,9 +192,14 @@ def _samples_to_come(choice: Choice) -> dict[str, TrialSpec]:
     }
 
 
-def _planned(
+def planned_trial(
     id: str, spec: TrialSpec, execution: Execution, images: Images, trials: dict[str, PlannedTrial]
 ) -> PlannedTrial:
+    """A trial with what it takes; `trials` holds its ancestors.
+
+    Raises:
+        ValueError: it cannot be run, named by its id.
+    """
     check_training(id, spec, execution, images)
     optimization, rows = spec.settings.optimization, training_rows(spec, images)
     steps = total_steps(rows, optimization.epochs, optimization.global_batch_size)

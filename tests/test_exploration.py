@@ -13,6 +13,7 @@ from simulated import SECONDS, CutError, Simulated, simulate
 from studies import tiny, tiny_study
 from study.config import Study
 from study.evidence import StoredEvidence
+from study.launch import check_search_budgets
 from study.plan import ExpectedImages, make_plan
 from study.trial import TrialSpec
 
@@ -121,3 +122,14 @@ def test_what_cannot_be_explored_is_refused(changes: dict[str, Any], message: st
     plain: dict[str, Any] = {"grid": GRID, "explore": {"budget_device_hours": 1}, **changes}
     with pytest.raises(ValueError, match=message):
         tiny_study(**plain)
+
+
+def test_a_search_whose_hours_pay_for_no_sample_is_refused() -> None:
+    search = {"learning_rate": {"log": [0.01, 1.0]}, "device_hours": 0.04}
+    stages = {"supervised": {**tiny()["stages"]["supervised"], "search": search}}
+    study = tiny_study(stages=stages)
+    images = ExpectedImages.of(study)
+    plan = make_plan(study, images, evidence=None)
+    check_search_budgets(plan, images, lambda trial: 20.0)  # five folds of 20 s are 0.028 hours
+    with pytest.raises(ValueError, match=r"pay for no sample, one takes about 0.056 \(5 trainings\)"):
+        check_search_budgets(plan, images, lambda trial: 40.0)

@@ -65,7 +65,7 @@ def test_section_names_the_chosen_its_rivals_and_the_images() -> None:
 
 def test_section_says_when_one_part_was_held_out() -> None:
     text = chosen_section(a_study(parts=1, folds=5))
-    assert "one of 5 parts held out" in text and "cross-validation, 5" not in text
+    assert "one of 5 parts" in text and "cross-validation, 5" not in text
 
 
 def test_a_study_in_which_nothing_was_chosen_has_no_such_section() -> None:
