@@ -28,6 +28,9 @@ LAWS: tuple[tuple[Law, Method], ...] = (
 )
 SIZES_NEEDED: dict[Law, int] = {"power law": 4, "power law with floor": 5}
 SMALLEST_RANGE = 2.0  # largest over smallest number of parameters, below which there is no slope to speak of
+WIDEST = 2.0  # width of an exponent's interval over the exponent, above which a floor trades with it at will
+UNIDENTIFIED = "floor not identified: the exponent's interval reaches zero, or is wider than twice the exponent"
+MORE_SIZES = "sizes over a wider range, or more of them"
 SEARCHED_RESAMPLES = 200  # of fits without a closed form
 
 
@@ -165,8 +168,9 @@ def _refusal(points: pd.DataFrame, law: Law, out: Sequence[str]) -> tuple[str, s
     return None
 
 
-def _estimate(subject: Subject, method: Method, points: pd.DataFrame, cells: list[Array]) -> Fit:
-    """The fit to points that were found fit for it, with the residual bootstrap of a fixed design.
+def _estimate(subject: Subject, method: Method, points: pd.DataFrame, cells: list[Array]) -> Fit | Refusal:
+    """The fit to points that were found fit for it, with the residual bootstrap of a fixed design; a floor must be
+    told by them.
 
     Sizes are chosen, not drawn, so residuals are resampled, not pairs; each is divided by sqrt(1 - leverage), as a fit
     pulls its own points close.
@@ -176,11 +180,13 @@ def _estimate(subject: Subject, method: Method, points: pd.DataFrame, cells: lis
     theta, delta = _solution(x, y, law, method)
     draws = _bootstrap(x, y, theta, delta, law, method)
     freedom = len(x) - len(theta)
+    low, high = expanded_interval(theta[1], draws[:, 1], freedom)
+    if len(theta) == 3 and not (low > 0 and high - low <= WIDEST * theta[1]):
+        return Refusal(**vars(subject), reason=UNIDENTIFIED, need=MORE_SIZES)
     residuals = y - log_error(theta, x)
     floor = math.exp(theta[2]) if len(theta) == 3 else 0.0
     seeds = _over_seeds(x, y, cells, theta, delta, law, method)
     floors = expanded_interval(floor, np.exp(draws[:, 2]), freedom) if len(theta) == 3 else (0.0, 0.0)
-    low, high = expanded_interval(theta[1], draws[:, 1], freedom)
     return Fit(
         **vars(subject),
         method=method,

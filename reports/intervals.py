@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
+from reports.remembered import remembered
+
 Array = NDArray[np.float64]
 
 RESAMPLES = 1000
@@ -28,7 +30,9 @@ def student(freedom: float, tests: int = 1) -> float:
 
 def values_of(trials: pd.DataFrame, ids: Sequence[Sequence[str]], metric: str = "top1") -> list[Array]:
     """The metric of the trials of each cell, one array a cell."""
-    known = dict(zip(trials["id"].tolist(), trials[metric].tolist(), strict=True))
+    known = remembered(
+        trials, ("values", metric), lambda: dict(zip(trials["id"].tolist(), trials[metric].tolist(), strict=True))
+    )
     return [np.array([known[id] for id in cell], np.float64) for cell in ids]
 
 

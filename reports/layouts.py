@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+import numpy as np
 import pandas as pd
 
 from reports.figures.style import STAGES, accuracy, amount, percent
-from reports.paper import other_methods
+from reports.intervals import values_of
+from reports.paper import other_methods, table
 from reports.scaling import SIZE
 from reports.tables import best_points
 
@@ -28,6 +31,25 @@ MIXED = {
     ("all", False): "distillation alone, on all images",
 }
 """Methods of Table 2: the images that a student learned from, and whether labels were in its loss."""
+
+
+MODEL = ("architecture", "depth", "width", "SK", "parameters", "source")
+METHOD = ("method", "architecture", "source")
+OF_STAGES = "fine-tuning, linear evaluation and supervised training"
+FEW = "Few labels: supervised training, distilled models and other methods"
+HEADS: dict[Number, tuple[str, tuple[str, ...], str]] = {
+    "1": (f"Top-1 of {OF_STAGES}", MODEL, "It needs one of the stages finetune, linear and supervised."),
+    "2": (
+        "Distillation with and without labels and unlabelled images, top-1",
+        ("method", "student", "teacher", "source"),
+        "It needs the stage distill with several values of `distill.distillation_weight` or `distill.images`, "
+        "as in study/presets/imagenet-table2.yaml.",
+    ),
+    "3": (FEW, METHOD, "It needs the stages supervised or distill with a `label_fraction` below 1."),
+    "G.1": (f"Top-5 of {OF_STAGES}", MODEL, "It needs one of the stages finetune, linear and supervised."),
+    "G.2": (FEW, METHOD, "It needs the stages supervised or distill with a `label_fraction` below 1."),
+}
+"""Title of each table, the names of its first columns, and what would fill it."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +81,25 @@ def table_rows(number: Number, trials: pd.DataFrame, reference: pd.DataFrame) ->
     paper's own, they stand alone. Accuracies are in percent, mean ± standard deviation over seeds with their number.
     """
     is_paper = bool((trials["source"] == "paper").any())
-    names: tuple[str, ...]
-    sources = {PAPER: trials} if is_paper else {STUDY: trials, PAPER: reference}
-    if number in ("1", "G.1"):
-        metric = "top1" if number == "1" else "top5"
-        title = f"{METRICS[metric].capitalize()} of fine-tuning, linear evaluation and supervised training"
-        names = ("architecture", "depth", "width", "SK", "parameters", "source")
-        cells = [cell for source, table in sources.items() for cell in _models(source, table, metric)]
-        need = "It needs one of the stages finetune, linear and supervised."
-    elif number == "2":
-        title = "Distillation with and without labels and unlabelled images, top-1"
-        names = ("method", "student", "teacher", "source")
-        cells = [cell for source, table in sources.items() for cell in _losses(source, table)]
-        need = (
-            "It needs the stage distill with several values of `distill.distillation_weight` or `distill.images`, "
-            "as in study/presets/imagenet-table2.yaml."
-        )
-    else:
-        title = "Few labels: supervised training, distilled models and other methods"
-        names = ("method", "architecture", "source")
-        cells = [cell for source, table in sources.items() for cell in _few_labels(source, table, number == "G.2")]
-        need = "It needs the stages supervised or distill with a `label_fraction` below 1."
+    title, names, need = HEADS[number]
+    cells = _cells_of(number, PAPER, trials) if is_paper else _cells_of(number, STUDY, trials)
+    if not is_paper:
+        cells = [*cells, *(_cells_of_paper(number) if reference is table() else _cells_of(number, PAPER, reference))]
     here = any(cell.row[-1] != PAPER for cell in cells) or is_paper
     return _assemble(number, title, names, cells, "" if here else need)
+
+
+def _cells_of(number: Number, source: str, trials: pd.DataFrame) -> list[Cell]:
+    if number == "2":
+        return list(_losses(source, trials))
+    if number in ("1", "G.1"):
+        return list(_models(source, trials, "top1" if number == "1" else "top5"))
+    return list(_few_labels(source, trials, number == "G.2"))
+
+
+@cache
+def _cells_of_paper(number: Number) -> list[Cell]:
+    return _cells_of(number, PAPER, table())
 
 
 def _assemble(number: Number, title: str, names: Sequence[str], cells: Sequence[Cell], need: str) -> Layout:
@@ -171,10 +189,11 @@ def _column(metric: str, fraction: float) -> tuple[tuple[float, ...], str]:
 
 def _text(trials: pd.DataFrame, ids: Sequence[str], metric: str) -> str:
     """Mean and spread of a metric over the seeds of a point, a dash where none has it."""
-    values = trials.loc[trials["id"].isin(ids), metric].dropna()
-    if values.empty:
-        return GAP
-    return accuracy(values.mean(), values.std()) + (f" (n = {len(values)})" if len(values) > 1 else "")
+    values = values_of(trials, [ids], metric)[0]
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return accuracy(values[0]) if len(values) else GAP
+    return f"{accuracy(values.mean(), values.std(ddof=1))} (n = {len(values)})"
 
 
 def _records(points: pd.DataFrame) -> list[dict[str, Any]]:

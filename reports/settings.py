@@ -35,7 +35,7 @@ def settings_of(chains: Sequence[Sequence[Record]]) -> list[str | None]:
     for chain in chains:
         record, key = chain[0], _key(chain[0])
         if key not in flat:
-            flat[key] = flattened(record.spec.settings)
+            flat[key] = _flattened(record.spec.settings)
         cells.setdefault(key, set()).add((record.spec.architecture, _fraction(chain)))
     paths: dict[str, set[str]] = {}
     for (stage, _), found in flat.items():
@@ -52,18 +52,44 @@ def settings_of(chains: Sequence[Sequence[Record]]) -> list[str | None]:
     return [_hash(chain, flat, of_recipe, known) for chain in chains]
 
 
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def variant(chain: Sequence[Record], known: dict[str, str]) -> str:
+    """Hash of everything that determines the first record's result, its ancestors' included, except for the seeds and
+    what was chosen for each of them; `known` remembers it by the record's id.
+
+    An ancestor that is not known stands with its id, so that results of what may be different parents stay apart.
+    """
+    record = chain[0]
+    if record.id not in known:
+        parent = variant(chain[1:], known) if len(chain) > 1 else record.spec.parent
+        spec = record.spec.model_dump(mode="json")
+        spec["settings"] = _without_chosen(record, spec["settings"])
+        chose_teacher = any(stage == "" for stage, _ in _chosen_paths(record))
+        known[record.id] = variant_of(record.source, spec, "chosen" if chose_teacher else parent)
+    return known[record.id]
+
+
+def variant_of(source: str, spec: Mapping[str, Any], parent: str | None) -> str:
+    """Hash of a trial's specification without its seed; `parent` is its parent's variant, or id where that is unknown.
+
+    Equal for trials that are seeds of one another.
+    """
+    identity = {name: value for name, value in spec.items() if name not in ("seed", "parent")}
+    text = json.dumps([source, identity, parent], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Settings by their path, their values as JSON; the label fraction left out."""
     found: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            found |= flattened(value, f"{prefix}{name}.")
+            found |= _flattened(value, f"{prefix}{name}.")
         elif prefix + name != "label_fraction":
             found[prefix + name] = json.dumps(value, sort_keys=True)
     return found
 
 
-def chosen_paths(record: Record) -> frozenset[tuple[str, str]]:
+def _chosen_paths(record: Record) -> frozenset[tuple[str, str]]:
     """Stage and path of every setting that was chosen on held-out images before this trial was known; ("", name) of
     what chose its teacher."""
     names = [name for selection in record.selections for name in selection.chosen]
@@ -73,9 +99,9 @@ def chosen_paths(record: Record) -> frozenset[tuple[str, str]]:
     )
 
 
-def without_chosen(record: Record, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _without_chosen(record: Record, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a trial without those that were chosen, which are named instead."""
-    chosen = {path for stage, path in chosen_paths(record) if stage == record.spec.stage}
+    chosen = {path for stage, path in _chosen_paths(record) if stage == record.spec.stage}
     return {**_without(settings, chosen, ""), "chosen": sorted(chosen)} if chosen else dict(settings)
 
 
@@ -107,7 +133,7 @@ def _hash(
 ) -> str | None:
     if chain[-1].spec.parent is not None:
         return None
-    chosen = frozenset().union(*map(chosen_paths, chain)) if any(one.selections for one in chain) else frozenset()
+    chosen = frozenset().union(*map(_chosen_paths, chain)) if any(one.selections for one in chain) else frozenset()
     keys = tuple(map(_key, chain[:1] if any(stage == "" for stage, _ in chosen) else chain))
     place = (chain[0].source, keys, chosen)
     if place not in known:

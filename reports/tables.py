@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -14,7 +13,9 @@ from pydantic import JsonValue
 
 from reports.comparable import NAMED, allowed, with_caveats
 from reports.records import Environment, Record
-from reports.settings import chosen_paths, settings_of, without_chosen
+from reports.remembered import remembered
+from reports.settings import settings_of, variant
+from reports.settings import variant_of as variant_of  # by which a study names its planned trials
 
 ARCHITECTURE = re.compile(r"r(?P<depth>\d+)(?:w(?P<width>\d+(?:\.\d+)?))?(?P<sk>sk)?")
 
@@ -155,6 +156,11 @@ def best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str = "
     Chosen among the settings that may be compared (`comparable.allowed`), with the columns of
     `comparable.with_caveats`.
     """
+    points = remembered(df, ("best points", stage, *by, metric), lambda: _best_points(df, stage, by, metric))
+    return points.copy(deep=False)
+
+
+def _best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str) -> pd.DataFrame:
     cells = summary(df[df["stage"] == stage], by, metric)
     names = [name for name in SETTINGS if name not in by]
     settings = df[["id", *names]].set_index("id").loc[[ids[0] for ids in cells["ids"]]]
@@ -216,7 +222,7 @@ def _row(chain: list[Record], variants: dict[str, str]) -> dict[str, Any]:
         "pretrain_id": pretrain.id if pretrain else None,
         "memory": _memory(pretrain.spec.settings) if pretrain else None,
         "regularized": _regularized(settings) if spec.stage == "supervised" else None,
-        "variant": _variant(chain, variants),
+        "variant": variant(chain, variants),
         **{name: record.metrics.get(name) for name in METRICS},
         **dict(record.cost),
         "total_flops": _total([one.cost.train_flops for one in chain], chain),
@@ -277,29 +283,3 @@ def _inherited(chain: list[Record], key: str) -> float | None:
 def _number(settings: Mapping[str, JsonValue], key: str) -> float | None:
     value = settings.get(key)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _variant(chain: list[Record], known: dict[str, str]) -> str:
-    """Hash of everything that determines the first record's result, its ancestors' included, except for the seeds and
-    what was chosen for each of them.
-
-    An ancestor that is not known stands with its id, so that results of what may be different parents stay apart.
-    """
-    record = chain[0]
-    if record.id not in known:
-        parent = _variant(chain[1:], known) if len(chain) > 1 else record.spec.parent
-        spec = record.spec.model_dump(mode="json")
-        spec["settings"] = without_chosen(record, spec["settings"])
-        chose_teacher = any(stage == "" for stage, _ in chosen_paths(record))
-        known[record.id] = variant_of(record.source, spec, "chosen" if chose_teacher else parent)
-    return known[record.id]
-
-
-def variant_of(source: str, spec: Mapping[str, Any], parent: str | None) -> str:
-    """Hash of a trial's specification without its seed; `parent` is its parent's variant, or id where that is unknown.
-
-    Equal for trials that are seeds of one another.
-    """
-    identity = {name: value for name, value in spec.items() if name not in ("seed", "parent")}
-    text = json.dumps([source, identity, parent], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

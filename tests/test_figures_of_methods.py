@@ -7,6 +7,7 @@ import statistics
 import pandas as pd
 import pytest
 
+import planted
 import synthetic
 from drawn import (
     NONE,
@@ -150,10 +151,18 @@ def test_temperatures_alone(table: pd.DataFrame) -> None:
 
 def test_weights_and_temperatures(ablations: pd.DataFrame) -> None:
     figure = weight_and_temperature(ablations)
-    (line,) = named(figure, "temperature 2, r18 taught by r50")
+    assert len(named(figure, "temperature 2")) == 2
+    (line,) = (line for line in in_panel(figure, "r18 taught by r50, 10 %") if line.name == "temperature 2")
     assert list(line.x) == [0.5, 1.0], "without the students of the labelled images alone"
     assert list(line.y) == pytest.approx([own(f"d-r18-f-r50-d3-h1-t2.0-w{weight}") for weight in (0.5, 1.0)])
     assert len(figure.data) == 6
+
+
+def test_of_many_pairs_of_student_and_teacher_that_with_most_settings() -> None:
+    figure = weight_and_temperature(trials(planted.study(seeds=1)))
+    assert figure.layout.meta["title"].endswith("(r18 taught by r101sk, one of 5 such pairs)"), "not the self-taught"
+    assert {trace.name for trace in figure.data} == {"temperature 0.1", "temperature 1", "temperature 2"}
+    assert sum(trace.showlegend for trace in figure.data) == 3
 
 
 def test_teacher_and_student(ablations: pd.DataFrame) -> None:

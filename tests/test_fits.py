@@ -144,6 +144,18 @@ def test_interval_over_architectures_covers_the_true_exponent() -> None:
     assert 0.05 < np.median([fit.high - fit.low for fit in found]) < 0.25
 
 
+def test_a_floor_that_the_sizes_do_not_tell_is_refused() -> None:
+    """A plain power law with noise: any floor trades with the exponent."""
+    noise = dict(zip(SIZES, (0.02, -0.03, 0.015, 0.03, -0.03), strict=True))
+    table = runs({name: 20 * n**-0.2 * math.exp(noise[name]) for name, n in SIZES.items()})
+    refused = found(table, "power law with floor", "Huber")
+    assert isinstance(refused, Refusal) and refused.reason.startswith("floor not identified")
+    assert isinstance(found(table), Fit)
+    for fit in fits(table_1()):
+        if isinstance(fit, Fit) and fit.law == "power law with floor":
+            assert fit.low > 0 and fit.high - fit.low <= 2 * fit.exponent
+
+
 def test_step_is_fitted_without_overflow() -> None:
     fit = fit_of(runs(dict(zip(SIZES, (0.5, 0.2, 0.19, 0.19, 0.19), strict=True))), "power law with floor", "Huber")
     assert math.isfinite(fit.coefficient) and fit.floor == pytest.approx(0.19, abs=0.01)

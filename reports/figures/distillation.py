@@ -7,12 +7,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.figures.facets import by_fraction, panels_by_fraction
+from reports.figures.facets import by_fraction, of_labels, panels, panels_by_fraction
 from reports.figures.points import on_imagenet, reference_layer
-from reports.figures.style import empty_figure, plain
+from reports.figures.style import empty_figure, percent, plain
 from reports.tables import best_points
 
 PRESET = "imagenet-figure-f1"
+PAIRS = 3  # of student and teacher that have panels of their own
+SETTINGS = ("temperature", "distillation_weight")
 PAIR = ["architecture", "parameters", "teacher_architecture", "teacher_stage", "label_fraction"]
 
 
@@ -20,32 +22,51 @@ def weight_and_temperature(trials: pd.DataFrame) -> go.Figure:
     """Figure F.1: top-1 of students by label fraction, against the weight of the distillation loss with one line a
     temperature, or, where a single weight was tried, against temperature (log).
 
-    Students that learned from the labelled images alone are left out, and so are the paper's own: it does not state
-    the weight of its mixed losses, so there is no place for them on this axis.
+    Of the pairs of student and teacher with most weights and temperatures, the smallest students first: a panel each
+    where there are up to `PAIRS`, else the first alone; against temperature one line each. Students that learned from
+    the labelled images alone are left out, and so are the paper's own: it does not state the weight of its mixed
+    losses, so there is no place for them on this axis.
     """
     title = "Distillation weight and temperature"
     wanted = (trials["distill_images"] != "labelled").fillna(True) & (trials["source"] != "paper")
-    points = best_points(trials[wanted], "distill", [*PAIR, "temperature", "distillation_weight"])
+    points = best_points(trials[wanted], "distill", [*PAIR, *SETTINGS])
     points = points[points["label_fraction"].notna()]
-    weights, temperatures = points["distillation_weight"].nunique(), points["temperature"].nunique()
-    if max(weights, temperatures) < 2:
+    points = points.assign(
+        pair=points["architecture"] + " taught by " + points["teacher_architecture"].fillna("an unknown teacher")
+    )
+    points = points[points.groupby("pair")[list(SETTINGS)].transform("nunique").max(axis=1) > 1]
+    if points.empty:
         need = "It needs the stage distill over two or more values of `temperature` or `distill.distillation_weight`."
         return empty_figure(title, need, PRESET)
-    pairs = points["architecture"] + " taught by " + points["teacher_architecture"].fillna("an unknown teacher")
-    models = pairs[points["parameters"].sort_values(kind="stable").index].unique().tolist()
-    values = sorted(points["temperature"].dropna().unique())
-    axis: dict[str, Any]
-    if weights > 1:
-        single = f", {plain(models[0])}" if len(models) == 1 else ""
-        names = "temperature " + points["temperature"].map("{:g}".format) + ("" if single else ", " + pairs)
-        style, dash = points["temperature"].map(values.index), pairs.map(models.index)
-        x, axis = "distillation_weight", {"title_text": f"weight of the distillation loss{single}"}
-    else:
-        names, style, dash, x = pairs, pairs.map(models.index), pairs.map(lambda pair: 0), "temperature"
-        ticks = [f"{value:g}" for value in values]
-        axis = {"title_text": "temperature", "type": "log", "tickvals": values, "ticktext": ticks}
-    lines = points.assign(series=names, style=style, dash=dash)
-    return panels_by_fraction(lines, lines.iloc[:0], x=x, title=title, axis=axis)
+    tried = points.drop_duplicates(["pair", *SETTINGS]).groupby("pair")["pair"].transform("size")
+    sizes = points.assign(tried=tried.reindex(points.index)).sort_values("parameters", kind="stable")
+    pairs = sizes.sort_values("tried", ascending=False, kind="stable")["pair"].unique().tolist()
+    temperatures = sorted(points["temperature"].dropna().unique())
+    if points["distillation_weight"].nunique() > 1:
+        return _by_weight(points, pairs, temperatures, title)
+    number = points["pair"].map(pairs.index)
+    lines = points.assign(series=points["pair"], style=number, dash=0)
+    ticks = [f"{value:g}" for value in temperatures]
+    axis: dict[str, Any] = {"title_text": "temperature", "type": "log", "tickvals": temperatures, "ticktext": ticks}
+    return panels_by_fraction(lines, lines.iloc[:0], x="temperature", title=title, axis=axis)
+
+
+def _by_weight(points: pd.DataFrame, pairs: list[str], temperatures: list[float], title: str) -> go.Figure:
+    """Panels by pair and label fraction; how many pairs are not shown is in the title."""
+    shown = pairs if len(pairs) <= PAIRS else pairs[:1]
+    if len(shown) < len(pairs):
+        title += f" ({plain(shown[0])}, one of {len(pairs)} such pairs)"
+    lines = points[points["pair"].isin(shown)].sort_values(["label_fraction", "parameters"])
+    fractions = lines["label_fraction"].map(of_labels)
+    lines = lines.assign(
+        panel=fractions if len(shown) == 1 else lines["pair"] + ", " + lines["label_fraction"].map(percent),
+        series="temperature " + lines["temperature"].map("{:g}".format),
+        style=lines["temperature"].map(temperatures.index),
+        dash=lines["temperature"].map(temperatures.index),
+    )
+    axis = {"title_text": "weight of the distillation loss"}
+    order = lines["panel"].unique().tolist()
+    return panels(lines, lines.iloc[:0], order=order, x="distillation_weight", title=title, axis=axis)
 
 
 def student_against_teacher(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from reports.comparable import joined
-from reports.figures.points import PAPER, paper_points, seed_points
+from reports.figures.points import PAPER, paper_points, seed_points, with_hover
 from reports.figures.style import HEIGHT, finish, percent
 
 COLUMNS = 3
@@ -91,7 +91,7 @@ def _traces(
     family = ["family"] if "family" in lines else []
     in_order = pd.CategoricalDtype(list(present), ordered=True)
     lines, paper = (
-        part[part["panel"].isin(present)].assign(panel=lambda part: part["panel"].astype(in_order))
+        with_hover(part[part["panel"].isin(present)]).assign(panel=lambda part: part["panel"].astype(in_order))
         for part in (lines, paper)
     )
     found = []

@@ -29,7 +29,9 @@ def seed_points(
     bars along x; `note` is a further line of the hover. Each point's customdata is [architecture, label fraction,
     stage], by which a page may hide points.
     """
-    if pd.api.types.is_numeric_dtype(points[x]):  # categories keep the order that they come in
+    if (
+        pd.api.types.is_numeric_dtype(points[x]) and not points[x].is_monotonic_increasing
+    ):  # categories keep the order that they come in
         points = points.sort_values(x, kind="stable")
     symbol = SYMBOLS[style % len(SYMBOLS)]
     color = COLORS[style % len(COLORS)]
@@ -51,10 +53,15 @@ def seed_points(
             "color": color,
             "line": {"width": 2, "color": color},
         },
-        hovertext=[hover_text(cast(dict[str, Any], point)) for point in points.to_dict("records")],
+        hovertext=(points if "hover" in points else with_hover(points))["hover"].tolist(),
         hoverinfo="text",
         customdata=custom_data(points),
     )
+
+
+def with_hover(points: pd.DataFrame) -> pd.DataFrame:
+    """The points with what their hovers say, made for many series at once: it takes much of a figure's time."""
+    return points.assign(hover=[hover_text(cast(dict[str, Any], point)) for point in points.to_dict("records")])
 
 
 def paper_points(points: pd.DataFrame, x: str, *, style: int, legend: bool, shown: bool) -> go.Scatter:
