@@ -183,17 +183,17 @@ def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False, 
 
 def launch(options: argparse.Namespace) -> int:
     """Run what is missing; the last line is the path of the report."""
+    study = load_study(options.study, options.set)
+    if options.seeds is not None:
+        study = with_seeds(study, options.seeds)
+    if options.cluster:  # before Ray is imported, which reads then, once and for all, whether it has to show a token
+        return _launch_on_cluster(study, options)
     import rich.console
 
     from study.display import Display
     from study.launch import Wishes
     from study.launch import launch as run
 
-    study = load_study(options.study, options.set)
-    if options.seeds is not None:
-        study = with_seeds(study, options.seeds)
-    if options.cluster:
-        return _launch_on_cluster(study, options)
     storage = Storage(options.storage)
     wishes = Wishes(parse_only(options.only) if options.only is not None else None, options.retry_failed)
     if options.dry_run:

@@ -81,7 +81,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     """A network with a laptop that has the project, and a mock cloud without any instance."""
     with contextlib.ExitStack() as stack:
         network = Network(GATEWAY, PREFIX, ENVIRONMENT)
-        stack.callback(network.stop_all)
+        stack.callback(network.close)
         calls, log = tmp_path / "calls", stack.enter_context((tmp_path / "aws.log").open("w"))
         server = subprocess.Popen(
             [sys.executable, str(HERE / "mock_aws.py"), "5000", str(calls)], stdout=log, stderr=log
