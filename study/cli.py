@@ -105,6 +105,12 @@ def _add_launch_options(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "--seeds", type=int, metavar="N", help="run every cell for N seeds; finished ones stay as they are"
     )
+    added.add_argument(
+        "--budget-gpu-hours",
+        type=float,
+        metavar="H",
+        help="start no trial that would make this launch take more GPU hours (of workers, on CPUs)",
+    )
     added.add_argument("--dry-run", action="store_true", help="print what would be run, in order, and run nothing")
 
 
@@ -195,7 +201,8 @@ def launch(options: argparse.Namespace) -> int:
     from study.launch import launch as run
 
     storage = Storage(options.storage)
-    wishes = Wishes(parse_only(options.only) if options.only is not None else None, options.retry_failed)
+    only = parse_only(options.only) if options.only is not None else None
+    wishes = Wishes(only, options.retry_failed, options.budget_gpu_hours)
     if options.dry_run:
         return _dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
     launched = run(study, storage, options.address, Display(rich.console.Console()), wishes)
@@ -257,7 +264,8 @@ def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
         make_plan(study, find_images(study, storage))  # what cannot be planned is found out here
     further = [word for override in options.set for word in ("--set", override)]
     further += ["--only", options.only] if options.only is not None else []
-    further += ["--seeds", str(options.seeds)] if options.seeds is not None else []
+    for name, value in (("--seeds", options.seeds), ("--budget-gpu-hours", options.budget_gpu_hours)):
+        further += [name, str(value)] if value is not None else []
     further += [
         flag for flag, given in (("--retry-failed", options.retry_failed), ("--dry-run", options.dry_run)) if given
     ]

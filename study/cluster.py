@@ -22,6 +22,8 @@ SETTINGS_OF_RAY = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # workers are polled, and their end is seen at the next poll
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # of Tune's retries, which are for nothing else here
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # nodes come when the cloud has some; what never comes is refused
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
 }
 COMMIT_VARIABLE = "LABELSCALE_COMMIT"
@@ -154,12 +156,3 @@ def check_storage_is_shared(storage: Storage) -> None:
                 )
     finally:
         storage.delete(token)
-
-
-def room_for_workers(per_worker: dict[str, float]) -> int:
-    """How many workers of these resources fit on the nodes that the cluster has now."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    # 0.3 / 0.1 is less than 3
-    return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in per_worker.items()) for node in nodes)

@@ -170,14 +170,15 @@ class Execution(Spec):
     have ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
     `workers` is a number, or numbers by architecture pattern with `default`; the stage `linear` always has one.
     `per_worker` are Ray resources of one worker. `checkpoint_seconds` is the interval of resumable checkpoints.
-    `max_workers` caps the workers in flight on a cluster that grows on demand; without it, the cap is what the
-    cluster has at launch.
+    `max_workers` caps the workers, hence the GPUs, in flight; without it, the cap is what the cluster may grow to. A
+    trial whose node is taken away goes on elsewhere, at most `preemption_retries` times; these are not its failures.
     """
 
     workers: int | dict[str, int] = 1
     per_worker: dict[str, float] = Field(default={"CPU": 1.0})
     checkpoint_seconds: float = Field(default=120.0, ge=0)
     max_workers: int | None = Field(default=None, ge=1)
+    preemption_retries: int = Field(default=10, ge=0)
     tf32: bool = True
     channels_last: bool = True
     min_effective_rank: float = Field(default=1.5, ge=0, le=8)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from reports.records import Failure, read_failures, read_records, record_ids
+from reports.records import Failure, read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
-from study.cluster import check_storage_is_shared, git_state, ray_cluster, room_for_workers
+from study.budget import Budget, make_budget
+from study.capacity import node_types, room_for_workers, worker_slots
+from study.cluster import check_storage_is_shared, git_state, ray_cluster
 from study.config import Study
 from study.estimate import throughput_here
 from study.evidence import StoredEvidence
@@ -27,10 +29,12 @@ from study.trial import canonical_json
 
 @dataclass(frozen=True)
 class Wishes:
-    """What of a study a launch runs: `only` what matches and what that needs; what failed before if `retry_failed`."""
+    """What of a study a launch runs: `only` what matches and what that needs; what failed before if `retry_failed`;
+    nothing that would exceed `budget_gpu_hours`."""
 
     only: Only | None = None
     retry_failed: bool = False
+    budget_gpu_hours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,14 +159,18 @@ def run_study(
     growth = Growth(study, images, evidence, throughput_here(study.execution, storage).seconds)
     check_records(growth.plan, storage, images)
     room = room_for_workers(study.execution.per_worker)
-    max_workers = worker_slots(growth.plan, room, may_grow=may_grow)
+    types = node_types() if may_grow else []
+    max_workers = worker_slots(growth.plan, room, types, may_grow=may_grow)
     if room < 1:
         display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")
     failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
-    schedule = make_schedule(growth, storage, wishes, failed, max_workers)
+    budget = make_budget(study.execution, storage, wishes.budget_gpu_hours)
+    schedule = make_schedule(growth, storage, wishes, failed, max_workers, budget)
     for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
-    run_schedule(schedule, growth, storage, images, display)
+    run_schedule(schedule, growth, storage, images, display, launched_at, budget, grows=bool(types))
+    if budget is not None:
+        display.say(budget.summary(schedule.missing()))
     for id, state in schedule.states.items():
         if state == "failed" and id not in failed:
             note_death(storage, id, launched_at)
@@ -170,7 +178,12 @@ def run_study(
 
 
 def make_schedule(
-    growth: Growth, storage: Storage, wishes: Wishes, given_up: Collection[str], max_workers: int
+    growth: Growth,
+    storage: Storage,
+    wishes: Wishes,
+    given_up: Collection[str],
+    max_workers: int,
+    budget: Budget | None = None,
 ) -> Schedule:
     """The schedule of what is wanted, which grows by what becomes known."""
 
@@ -181,9 +194,16 @@ def make_schedule(
         wanted = wanted_trials(growth.known(), wishes)  # of earlier trials too: what needs them may be known only now
         return [trial for id, trial in growth.planner.trials.items() if id in wanted and id not in schedule.trials]
 
+    def ending(id: str) -> Ending:
+        state = how_it_ended(storage, growth, id)
+        if budget is not None:
+            budget.ended(id, read_record(storage, id).cost.device_seconds if state == "done" else None)
+        return state
+
     plan = growth.plan.part(wanted_trials(growth.plan, wishes))
-    done = growth.evidence.done
-    schedule = Schedule(plan, lambda id: how_it_ended(storage, growth, id), max_workers, grow, given_up, done)
+    schedule = Schedule(plan, ending, max_workers, grow, given_up, growth.evidence.done)
+    if budget is not None:
+        schedule.may_start = budget.may_start
     return schedule
 
 
@@ -194,25 +214,43 @@ def how_it_ended(storage: Storage, growth: Growth, id: str) -> Ending:
     return "pruned" if growth.evidence.is_pruned(id) else "failed"
 
 
-def run_schedule(schedule: Schedule, growth: Growth, storage: Storage, images: ShardedImages, display: Any) -> None:
-    """Run the trials of a schedule as trials of one Ray Tune run."""
+def run_schedule(
+    schedule: Schedule,
+    growth: Growth,
+    storage: Storage,
+    images: ShardedImages,
+    display: Any,
+    launched_at: datetime,
+    budget: Budget | None,
+    *,
+    grows: bool,
+) -> None:
+    """Run the trials of a schedule as trials of one Ray Tune run.
+
+    On a cluster that `grows` no process is kept for the next trial: it would keep its node, too.
+    """
     from ray import tune
 
     from study.display import OnStep
     from study.execute import run_trial
+    from study.gang import booked_by_trial
     from study.reporting import REFRESH_SECONDS, refreshing
     from study.searcher import GraphSearcher
 
     study, (commit, dirty) = growth.plan.study, git_state()
-    one, throughput = _booked_by_trial(study.execution.per_worker), throughput_here(study.execution, storage)
+    throughput = throughput_here(study.execution, storage)
 
     def make_config(trial: PlannedTrial) -> dict[str, Any]:
         growth.evidence.forget_mark(trial.id)
+        if budget is not None:
+            budget.started(trial)
         job = _job(trial, study, storage, images, commit, dirty)
         decisions, expected = growth.expansion.decisions.get(trial.id, ()), throughput.seconds(trial)
         more = {
             "selections": [decision.plain() for decision in decisions],
             "rungs": growth.rungs(trial.id),
+            "launched_at": launched_at.isoformat(),
+            "preemption_retries": study.execution.preemption_retries,
             "planned_device_seconds": None if math.isnan(expected) else expected,
         }
         return {"job": {**job, **more}}
@@ -222,7 +260,7 @@ def run_schedule(schedule: Schedule, growth: Growth, storage: Storage, images: S
             growth.evidence.mark_pruned(id)
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([one if config["job"]["workers"] == 1 else {"CPU": 0.01}])
+        return tune.PlacementGroupFactory([booked_by_trial(study.execution.per_worker, config["job"]["workers"])])
 
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
@@ -238,12 +276,13 @@ def run_schedule(schedule: Schedule, growth: Growth, storage: Storage, images: S
                 max_concurrent_trials=schedule.max_workers,
                 metric="finished",
                 mode="max",
-                reuse_actors=True,
+                reuse_actors=not grows,
             ),
             run_config=tune.RunConfig(
                 name="study",
                 storage_path=scratch,  # trials report no files, so only this process writes there
                 verbose=0,
+                failure_config=tune.FailureConfig(max_failures=study.execution.preemption_retries),
                 callbacks=[callback, refresh],
             ),
         )
@@ -279,28 +318,3 @@ def _job(
         "commit": commit,
         "dirty": dirty,
     }
-
-
-def _booked_by_trial(per_worker: dict[str, float]) -> dict[str, float]:
-    from study.execute import booked
-
-    return {"CPU": 0.0, **booked(per_worker)}
-
-
-def worker_slots(plan: Plan, room: int, *, may_grow: bool) -> int:
-    """How many workers may be in flight: the study's cap, and on a cluster that cannot grow no more than there is room.
-
-    Raises:
-        ValueError: a trial asks for more workers than there may ever be.
-    """
-    execution = plan.study.execution
-    cap = execution.max_workers
-    slots = room if cap is None else cap if may_grow else min(cap, room)
-    widest = max(plan.expected().values(), key=lambda trial: (trial.id not in plan.finished, trial.workers))
-    if widest.workers > slots:
-        raise ValueError(
-            f"{widest.id} asks for {widest.workers} workers of {execution.per_worker}, but there is room for {slots}; "
-            "lower execution.workers or execution.per_worker, launch on a bigger cluster, or set execution.max_workers "
-            "for a cluster that grows on demand"
-        )
-    return slots

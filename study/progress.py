@@ -14,18 +14,20 @@ FRESH_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Share of the steps done, in [0, 1], and when that was (seconds since the epoch)."""
+    """Share of the steps done, in [0, 1], when that was (seconds since the epoch), in which launch, on which node."""
 
     share: float
     updated_at: float
+    launch: str = ""
+    node: str = ""
 
     @property
     def fresh(self) -> bool:
         return time.time() - self.updated_at < FRESH_SECONDS
 
 
-def write_progress(storage: Storage, id: str, share: float) -> None:
-    content = {"share": share, "updated_at": time.time()}
+def write_progress(storage: Storage, id: str, share: float, launch: str = "", node: str = "") -> None:
+    content = {"share": share, "updated_at": time.time(), "launch": launch, "node": node}
     storage.write_bytes(json.dumps(content).encode(), "checkpoints", id, "progress.json")
 
 

@@ -21,7 +21,7 @@ class Schedule:
     on a trial without a record is skipped, and so is what builds on one of `given_up`, which are not tried.
     `ending` tells how a trial ended: the record is the truth, not what whoever ran it believes. At most `max_workers`
     workers are in flight. `grow` is told of every trial that has ended or was skipped, and returns the trials that are
-    known only now; those in `finished` have a record of an earlier launch.
+    known only now; those in `finished` have a record of an earlier launch. What `may_start` refuses is left waiting.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Schedule:
         self.max_workers = max_workers
         self.grow = grow
         self.finished = finished
+        self.may_start: Callable[[PlannedTrial], bool] = lambda trial: True
         self.trials: dict[str, PlannedTrial] = {}
         self.states: dict[str, State] = {}
         self.waiting = 0
@@ -51,6 +52,15 @@ class Schedule:
 
     def next(self) -> PlannedTrial | Literal["wait", "end"]:
         """The trial to start now; "wait" until another one has ended; "end" when nothing can start any more."""
+        refused = []
+        while self.ready and not self.may_start(self.trials[self.ready[0][-1]]):
+            refused.append(heapq.heappop(self.ready))
+        found = self._next_of_ready()
+        for entry in refused:
+            heapq.heappush(self.ready, entry)
+        return "end" if found == "wait" and refused and self.workers_in_flight == 0 else found
+
+    def _next_of_ready(self) -> PlannedTrial | Literal["wait", "end"]:
         if not self.ready:
             growing = self.grow is not None and self.workers_in_flight > 0
             return "wait" if self.waiting or growing else "end"

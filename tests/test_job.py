@@ -49,6 +49,7 @@ def job(shards: str, storage: Path, stage: Stage = "supervised") -> dict[str, An
         "train_flops": float(trial.train_flops),
         "commit": "unknown",
         "dirty": True,
+        "launched_at": "2026-01-01T00:00:00+00:00",
     }
 
 

@@ -24,6 +24,11 @@ class PrunedError(RuntimeError):
     """A training was stopped because others of the same search are better by now; it is no failure."""
 
 
+def _never() -> bool:
+    """Nobody takes this device away."""
+    return False
+
+
 @dataclass
 class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
@@ -36,7 +41,8 @@ class Context:
     a hopeless training by raising `PrunedError`.
 
     `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
-    still being written delays the next. With 0 there is one after every step, and training waits.
+    still being written delays the next. With 0 there is one after every step, and training waits. When `notice` begins
+    to tell that this worker will be taken away, there is one at once.
     """
 
     folder: str
@@ -47,8 +53,10 @@ class Context:
     min_effective_rank: float = 1.5
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
+    notice: Callable[[], bool] = _never
     rungs: int = 4
     judge: Callable[[int, float], None] | None = None
+    _noticed: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
 
@@ -72,6 +80,9 @@ class Context:
         """Whether this rank should save now: rank 0 at its interval, since all ranks hold the same state."""
         if self.rank != 0 or (self._writer.busy and self.checkpoint_seconds > 0):
             return False
+        if not self._noticed and self.notice():
+            self._noticed = True
+            return True
         return time.monotonic() - self._saved_at >= self.checkpoint_seconds
 
     def save_checkpoint(self, state: State) -> None:
