@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
+
+S3_ATTEMPTS = 8
+"""A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
 
 
 def absolute(uri: str) -> str:
@@ -24,7 +28,6 @@ def is_local(uri: str) -> bool:
     return "://" not in uri
 
 
-@functools.lru_cache(maxsize=16)
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a path or URI and the path within it.
 
@@ -33,12 +36,38 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if is_local(uri):
         return fs.LocalFileSystem(), absolute(uri)
     try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        if uri.startswith("s3://") and not set("?@") & set(uri):  # options in the URI are pyarrow's business
+            path = uri.removeprefix("s3://")
+            return _s3(path.partition("/")[0], _s3_endpoint()), path.rstrip("/")
+        return _from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(
             f"cannot open {uri!r}: {error}; expected a local path or a URI such as s3://bucket/folder"
         ) from error
+
+
+@functools.lru_cache(maxsize=16)
+def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    filesystem, path = fs.FileSystem.from_uri(uri)
     return filesystem, path
+
+
+def _s3_endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+@functools.lru_cache(maxsize=16)
+def _s3(bucket: str, endpoint: str) -> fs.FileSystem:
+    """A client for one bucket; `from_uri` finds the bucket's region, but its client gives up at the first 503."""
+    region = fs.FileSystem.from_uri(f"s3://{bucket}")[0].region
+    scheme, _, host = endpoint.rpartition("://")
+    return fs.S3FileSystem(
+        region=region,
+        scheme=scheme or "https",
+        endpoint_override=host or None,
+        allow_delayed_open=True,  # a small file is one request instead of the three of a multipart upload
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+    )
 
 
 def list_files(uri: str, *, recursive: bool) -> tuple[dict[str, int], list[str]]:

@@ -49,3 +49,9 @@ def read_column(shards_uri: str, name: str, column: str) -> pa.ChunkedArray:
     """Read one column of one shard."""
     filesystem, path = open_filesystem(absolute(shards_uri))
     return pq.read_table(f"{path}/{name}", columns=[column], filesystem=filesystem)[column]
+
+
+def change_times(shards_uri: str, names: list[str]) -> list[int | None]:
+    """Return when shards were last written, in nanoseconds; None where a file system does not say."""
+    filesystem, path = open_filesystem(absolute(shards_uri))
+    return [info.mtime_ns for info in filesystem.get_file_info([f"{path}/{name}" for name in names])]

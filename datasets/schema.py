@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -24,7 +25,10 @@ SCHEMA = pa.schema(
 
 
 class ShardFile(BaseModel):
-    """One Parquet file: rows `first_position` to `first_position + rows` of its split."""
+    """One Parquet file: rows `first_position` to `first_position + rows` of its split.
+
+    `labels_sha256` is the `splits.label_hash` of its ids and labels, against which every trial compares what it reads.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +39,7 @@ class ShardFile(BaseModel):
     sha256: str
     first_position: int
     first_label_rank: float | None  # rank of the first row; None when it is unlabelled or a test row
+    labels_sha256: str | None = None  # None in shards from before it was noted: their labels are not compared
 
 
 class Manifest(BaseModel):

@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.manifest import read_column
-from datasets.schema import Manifest, Split
+from datasets.manifest import change_times, read_column
+from datasets.schema import SPLITS, Manifest, ShardFile, Split
 
 
 def label_ranks(labels: NDArray[np.int32], seed: int) -> NDArray[np.float64]:
@@ -119,21 +119,58 @@ def held_out_rows(rows: int, folds: int, fold: int) -> range:
     return range(rows - (fold + 1) * rows // folds, rows - fold * rows // folds)
 
 
+def label_hash(ids: NDArray[np.int64], labels: NDArray[np.int32]) -> str:
+    """Return the sha256 of the pairs of id and label (-1: none), int64 little-endian, in the order of the ids."""
+    pairs = np.stack([ids, labels], 1)[np.argsort(ids)]
+    return hashlib.sha256(pairs.astype("<i8").tobytes()).hexdigest()
+
+
 def subset_hash(shards_uri: str, manifest: Manifest, fraction: float) -> str:
-    """Return the sha256 of the sorted ids (int64, little-endian) of a label fraction: equal for equal subsets."""
-    ids = row_ids(shards_uri, manifest, "train", labelled_rows(shards_uri, manifest, fraction))
-    return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
+    """Return the `label_hash` of a label fraction: equal for the same images with the same labels.
+
+    Raises ValueError as `labelled_rows` and `check_labels` do.
+    """
+    rows = labelled_rows(shards_uri, manifest, fraction)
+    ids, labels = _ids_and_labels(shards_uri, manifest, "train", rows)
+    return label_hash(ids, labels)
 
 
 def row_ids(shards_uri: str, manifest: Manifest, split: Split, rows: int) -> NDArray[np.int64]:
     """Return the ids (rows,) of the first `rows` rows of a split; kept in the process, since guards ask repeatedly."""
-    names = tuple(file.name for file in manifest.split_files(split) if file.first_position < rows)
-    return _ids(shards_uri, manifest.fingerprint, names)[:rows].copy()
+    return _ids_and_labels(shards_uri, manifest, split, rows)[0]
 
 
-@lru_cache(maxsize=8)
-def _ids(shards_uri: str, fingerprint: str, names: tuple[str, ...]) -> NDArray[np.int64]:
-    """The ids of whole files, of the shards with this fingerprint; object stores answer many requests at a time."""
+def check_labels(shards_uri: str, manifest: Manifest) -> None:
+    """See to it that ids and labels of all shards are those that were sharded; reads no image.
+
+    What this process has read before is read again only from files that have another time of change by now. Raises
+    ValueError naming a shard whose ids or labels are others.
+    """
+    for split in SPLITS:
+        _ids_and_labels(shards_uri, manifest, split, manifest.split_images(split))
+
+
+def _ids_and_labels(
+    shards_uri: str, manifest: Manifest, split: Split, rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Ids and labels (rows,) of the first rows of a split; object stores answer many requests at a time."""
+    files = [file for file in manifest.split_files(split) if file.first_position < rows]
+    times = change_times(shards_uri, [file.name for file in files])
     with ThreadPoolExecutor(16) as pool:
-        columns = list(pool.map(lambda name: read_column(shards_uri, name, "id").to_numpy(), names))
-    return np.concatenate([np.empty(0, np.int64), *columns])
+        columns = list(pool.map(_columns, [shards_uri] * len(files), files, times))
+    ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in columns)])
+    labels = np.concatenate([np.empty(0, np.int32), *(labels for _, labels in columns)])
+    return ids[:rows], labels[:rows]
+
+
+@lru_cache(maxsize=4096)  # of ImageNet's 1,200 files, 15 MB
+def _columns(shards_uri: str, file: ShardFile, _changed_at: int | None) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Ids and labels of one file, compared with the manifest's."""
+    ids = read_column(shards_uri, file.name, "id").to_numpy()
+    labels = read_column(shards_uri, file.name, "label").fill_null(-1).to_numpy()
+    if file.labels_sha256 not in (None, label_hash(ids, labels)):
+        raise ValueError(
+            f"the labels in {file.name} at {shards_uri!r} are not those that were sharded; restore the file, or delete "
+            "the folder and make the shards again from a source with the labels that are meant"
+        )
+    return ids, labels

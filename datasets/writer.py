@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from datasets.decode import decode
 from datasets.filesystem import is_local, open_filesystem
 from datasets.schema import SCHEMA, Split
+from datasets.splits import label_hash
 from datasets.threads import ordered_map
 
 THREADS = 2  # one decodes while the other waits for its file
@@ -77,6 +78,7 @@ def _write_images(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> dict[str,
         "rows": count,
         "first_position": start,
         "first_label_rank": rows["label_rank"][0].as_py(),
+        "labels_sha256": label_hash(rows["id"].to_numpy(), rows["label"].fill_null(-1).to_numpy()),
         "image_bytes": sum(len(image[0]) for image in images),
         "digests": b"".join(image[1] for image in images),
         "min_height": int(heights.min()),
@@ -105,6 +107,7 @@ FOUND = pa.schema(
         ("rows", pa.int64()),
         ("first_position", pa.int64()),
         ("first_label_rank", pa.float64()),
+        ("labels_sha256", pa.string()),
         ("image_bytes", pa.int64()),
         ("digests", pa.binary()),
         ("min_height", pa.int64()),

@@ -14,6 +14,7 @@ from reports.drawing import Drawn, figures_of
 from reports.figures.style import DARK, LIGHT
 from reports.markup import escape, in_paper, paragraph, script_json, section
 from reports.results import Group, Results
+from reports.selections import chosen_section
 
 ASSETS = Path(__file__).parent / "assets"
 POLICY = (
@@ -36,6 +37,11 @@ def build_page(results: Results) -> str:
     parts = [part for group in results.groups for part in _group_sections(group)]
     gaps = sections.failures_and_gaps(results)
     tail = [
+        *(
+            (f"chosen{group.suffix}", f"What was chosen{group.title}", chosen_section(group.records))
+            for group in results.groups
+            if any(record.selections for record in group.records)
+        ),
         ("next", "The next experiment", findings.next_table(results.suggestions, bool(results.missing))),
         ("trials", "All trials", _trial_table(results)),
         ("gaps", "Failed and missing", gaps),
@@ -166,7 +172,8 @@ def _trial_table(results: Results) -> str:
 
 
 def _provenance(group: Group) -> str:
-    return sections.provenance(group.records) + sections.cost(group.records) + sections.money(group.money, group.prices)
+    spent = sections.cost(group.records) + sections.planned(group.all_trials)
+    return sections.provenance(group.records) + spent + sections.money(group.money, group.prices)
 
 
 def _slug(name: str) -> str:

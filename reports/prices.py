@@ -11,7 +11,7 @@ from typing import Annotated
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reports.records import Record
 
@@ -42,15 +42,50 @@ class DevicePrice(Part):
     source: str
 
 
+class NodePrice(Part):
+    """Price of one node of a type for one hour.
+
+    `type` is what a user asks for; other terms of the same machine, such as spot, are another type. `devices` is how
+    many it has of `device`, a pattern as in `DevicePrice`; of a node without GPUs, "cpu" and its vCPUs.
+    """
+
+    type: str
+    devices: Annotated[int, Field(ge=1)]
+    device: str
+    per_hour: Price
+    date: Month
+    source: str
+
+
 class Prices(Part):
-    """A price table; the first device whose pattern matches counts."""
+    """A price table; the first device whose pattern matches counts, and every node type has one price."""
 
     currency: str
     cpu: CpuPrice | None = None
     devices: tuple[DevicePrice, ...] = ()
+    nodes: tuple[NodePrice, ...] = ()
+
+    @field_validator("nodes")
+    @classmethod
+    def _types_differ(cls, nodes: tuple[NodePrice, ...]) -> tuple[NodePrice, ...]:
+        for node in nodes:
+            if sum(other.type == node.type for other in nodes) > 1:
+                raise ValueError(f"node type {node.type} has two prices; name other terms otherwise, as in a-spot")
+        return nodes
 
     def of(self, device: str) -> DevicePrice | None:
         return next((one for one in self.devices if fnmatchcase(device.lower(), one.pattern.lower())), None)
+
+    def node(self, type: str) -> NodePrice:
+        """Raises ValueError, naming the types there are, for a type without a price."""
+        found = next((one for one in self.nodes if one.type == type), None)
+        if found is None:
+            known = ", ".join(one.type for one in self.nodes) or "none"
+            raise ValueError(
+                f"the price table has no node type {type!r}; it has: {known}. Choose one of them, or give a table "
+                "with it by --prices FILE.yaml"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -99,17 +134,17 @@ def money(trials: pd.DataFrame, prices: Prices, cores: Mapping[str, float]) -> M
     """
     ids: list[str] = trials["id"].tolist()
     used = zip(ids, trials["device"].tolist(), trials["device_seconds"].tolist(), strict=True)
-    own = {id: _price(device, prices, cores.get(id, math.nan)) * seconds / 3600 for id, device, seconds in used}
+    own = {id: hourly(device, prices, cores.get(id, math.nan)) * seconds / 3600 for id, device, seconds in used}
     parents = dict(zip(ids, trials["parent"].tolist(), strict=True))
     totals = [_total(id, own, parents) for id in ids]
     table = pd.DataFrame({"id": ids, "money": list(own.values()), "total_money": totals})
     devices = sorted(set(trials["device"].dropna().tolist()))
-    unpriced = [device for device in devices if math.isnan(_price(device, prices, 1.0))]
+    unpriced = [device for device in devices if math.isnan(hourly(device, prices, 1.0))]
     return Money(prices.currency, table, tuple(unpriced))
 
 
-def _price(device: str, prices: Prices, cores: float) -> float:
-    """Of one worker for one hour; NaN where it is unknown."""
+def hourly(device: str, prices: Prices, cores: float) -> float:
+    """Price of one worker with a device, or "cpu" and so many cores, for one hour; NaN where it is unknown."""
     if pd.isna(device):
         return math.nan
     if device == "cpu":

@@ -141,7 +141,8 @@ class ModelSize(Part):
 class Cost(Part):
     """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
-    Seconds and processes are null where a paper does not state them.
+    Seconds and processes are null where a paper does not state them. `planned_device_seconds` is what the launch that
+    ended with this record had estimated (null: nothing told it, or an older record).
     """
 
     wall_seconds: Amount | None
@@ -149,6 +150,7 @@ class Cost(Part):
     images: Count
     train_flops: Amount
     sessions: Count | None
+    planned_device_seconds: Amount | None = None
 
 
 class Resources(Part):
@@ -162,7 +164,9 @@ class Resources(Part):
 
 
 class DataUsed(Part):
-    """`labelled_images` are the rows whose labels were read; `subset_hash` names exactly these rows (null: none)."""
+    """`labelled_images` are the rows whose labels were read; `subset_hash` is the sha256 of exactly these rows' ids and
+    labels: pairs of int64, little-endian, in the order of the ids (null: none).
+    """
 
     fingerprint: str
     train_images: Count
@@ -321,7 +325,8 @@ def _read_all(
     def read_chunk(chunk: list[tuple[str, tuple[str, ...]]]) -> list[Model | Problem | None]:
         return [_read(storage, kind, trial_id, parts) for trial_id, parts in chunk]
 
-    chunks = [files[i : i + 64] for i in range(0, len(files), 64)]
+    size = min(64, -(-len(files) // THREADS)) or 1  # a few hundred files far away are still read by all threads
+    chunks = [files[i : i + size] for i in range(0, len(files), size)]
     with ThreadPoolExecutor(THREADS) as pool:
         found = [one for chunk in pool.map(read_chunk, chunks) for one in chunk]
     return [one for one in found if isinstance(one, kind)], [one for one in found if isinstance(one, Problem)]

@@ -29,10 +29,14 @@ class StudyInfo:
 
 @dataclass(frozen=True)
 class Group:
-    """Comparable records and their table; `suffix` and `title` keep several groups in one report apart."""
+    """Comparable records and their table; `suffix` and `title` keep several groups in one report apart.
+
+    `trials` leaves out what only measured candidates on held-out images; `all_trials`, for costs, does not.
+    """
 
     records: Sequence[Record]
     trials: pd.DataFrame
+    all_trials: pd.DataFrame
     suffix: str
     title: str
     prices: Prices
@@ -51,7 +55,7 @@ class Group:
 
     @cached_property
     def money(self) -> Money:
-        return money(self.trials, self.prices, worker_cores(self.records))
+        return money(self.all_trials, self.prices, worker_cores(self.records))
 
     @cached_property
     def fronts(self) -> pd.DataFrame:
@@ -109,21 +113,28 @@ class Results:
         """Records that may stand in one table, the largest group first; one empty group when there are none."""
         groups: list[list[Record]] = group_by_data(self.records) or [[]]
         if len(groups) == 1:
-            return [Group(groups[0], trials(groups[0]), "", "", self.prices)]
+            return [_group(groups[0], "", "", self.prices)]
         return [
-            Group(records, trials(records), f"-{number}", f" {number} ({_data_title(records[0])})", self.prices)
+            _group(records, f"-{number}", f" {number} ({_data_title(records[0])})", self.prices)
             for number, records in enumerate(groups, 1)
         ]
 
     @cached_property
     def suggestions(self) -> list[Suggestion]:
         """What to run next, the best first, judged by the largest group of records."""
-        return next_experiments(self.groups[0].trials, self.study.planned.values())
+        return next_experiments(self.groups[0].trials, [one for one in self.study.planned.values() if not one.dev])
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """`tables.trials` of all records; only rows of the same `group` (1, 2, ...) may be compared."""
         return pd.concat([one.trials.assign(group=i + 1) for i, one in enumerate(self.groups)], ignore_index=True)
+
+
+def _group(records: Sequence[Record], suffix: str, title: str, prices: Prices) -> Group:
+    every = trials(records)
+    measuring = {record.id for record in records if record.spec.dev is not None}
+    results = every[~every["id"].isin(measuring)].reset_index(drop=True) if measuring else every
+    return Group(records, results, every, suffix, title, prices)
 
 
 def _data_title(record: Record) -> str:

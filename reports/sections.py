@@ -13,10 +13,12 @@ from reports import paper
 from reports.figures.style import STAGES
 from reports.layouts import NUMBERS, table_rows
 from reports.markup import definitions, details, escape, in_paper, names, paragraph, table
+from reports.planned import estimated, planned_and_actual
 from reports.prices import Money, Prices
 from reports.records import Failure, Problem, Record, Resources
 from reports.results import Results
 
+MOST_OFF = 10
 LISTED = 200  # ids named in the page where there may be thousands
 
 TRIAL_COLUMNS: dict[str, tuple[str, str, int | None]] = {
@@ -105,6 +107,38 @@ def cost(records: Sequence[Record]) -> str:
     caption = "Cost by stage; sessions above trials are trials that were interrupted and resumed."
     stated = {name: fact or "not stated" for name, fact in facts.items()}
     return table(head, [*rows, _cost_row("all", records)], caption, numbers=range(1, 7)) + definitions(stated)
+
+
+def planned(trials: pd.DataFrame) -> str:
+    """What trials took beside what their launches had estimated, by stage and architecture, and which were off most."""
+    known, every = estimated(trials), len(trials)
+    if not len(known):
+        return paragraph(
+            "Planned and actual: no trial here has an estimate from its launch. One is made where a trial of the kind "
+            "has finished before, or `plan --calibrate` has measured it.",
+            "note",
+        )
+    by_stage = planned_and_actual(trials)
+    order = {stage: number for number, stage in enumerate(STAGES)}
+    rows = [
+        [STAGES[row["stage"]], row["architecture"], f"{row['trials']:,}", *_times(row["planned"], row["actual"])]
+        for row in sorted(by_stage.to_dict("records"), key=lambda row: order[row["stage"]])
+    ]
+    total = float(by_stage["planned"].sum()), float(by_stage["actual"].sum())
+    rows.append(["all", "", f"{len(known):,}", *_times(*total)])
+    lacking = f"; the other {every - len(known):,} had no estimate" if len(known) < every else ""
+    caption = f"Planned and actual device-seconds of {len(known):,} of {every:,} trials{lacking}"
+    head = ["stage", "architecture", "trials", "planned", "actual", "actual / planned"]
+    worst = [
+        [row["id"], *_times(row["planned_device_seconds"], row["device_seconds"])]
+        for row in known.head(MOST_OFF).to_dict("records")
+    ]
+    off = table(["trial", *head[3:]], worst, "Those that were off most", numbers=(1, 2, 3))
+    return table(head, rows, caption, numbers=(2, 3, 4, 5)) + details(f"The {len(worst)} that were off most", off)
+
+
+def _times(planned: float, actual: float) -> list[str]:
+    return [f"{planned:,.3g}", f"{actual:,.3g}", f"{actual / planned:.2f}"]
 
 
 def money(cost: Money, prices: Prices) -> str:

@@ -6,12 +6,23 @@ Layout: `records/ID.json`, `checkpoints/ID/...`, `checkpoints/ID/failure.json`, 
 from __future__ import annotations
 
 import builtins
+import contextlib
+import functools
+import json
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 from pyarrow import fs
+
+S3_ATTEMPTS = 8
+"""A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
+
+REPLACED_READS = 4
+"""An object store's file is read in two requests, length and content. Where it was replaced by a longer one between
+them, the content is cut short: it is read again so often."""
 
 
 class Storage:
@@ -34,7 +45,7 @@ class Storage:
                     f"the storage URL {uri_or_path!r} has options after a question mark, which cannot be extended by "
                     "file names; set them in the environment instead (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION)"
                 )
-            self.filesystem, self._base = _filesystem_of(str(uri_or_path))
+            self.filesystem, self._base = _filesystem_of(str(uri_or_path).rstrip("/"), _s3_endpoint())
             self._prefix = str(uri_or_path).rstrip("/")
         else:
             self.filesystem = fs.LocalFileSystem()
@@ -66,6 +77,16 @@ class Storage:
             content: bytes = stream.read()
         return content
 
+    def read_json(self, *parts: str) -> Any:
+        """Content of a small JSON file that others may be replacing or deleting in this moment.
+
+        Raises FileNotFoundError when it is absent and ValueError when it is not JSON.
+        """
+        for _ in range(REPLACED_READS):
+            with contextlib.suppress(OSError, ValueError):
+                return json.loads(self.read_bytes(*parts))
+        return json.loads(self.read_bytes(*parts))
+
     def write_bytes(self, content: bytes, *parts: str) -> None:
         """Write a file as a whole or not at all: no reader and no crash ever sees half of it.
 
@@ -91,10 +112,18 @@ class Storage:
         """Delete a file, or a folder with everything in it; nothing happens when it is absent."""
         assert parts, "the root itself is never deleted"
         kind = self.filesystem.get_file_info(self.path(*parts)).type
-        if kind == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path(*parts))
-        elif kind != fs.FileType.NotFound:
-            self.filesystem.delete_file(self.path(*parts))
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if kind == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path(*parts))
+            elif kind != fs.FileType.NotFound:
+                self.filesystem.delete_file(self.path(*parts))
+
+    def check_readable(self) -> None:
+        """List the root, so that a wrong bucket or credentials are found before anything else. Raises ValueError."""
+        try:
+            self.list()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"cannot read the storage {self.root}: {_explained(error)}") from error
 
     def check_writable(self) -> None:
         """Write and delete a small file, so that a study fails before it has cost anything. Raises ValueError."""
@@ -103,10 +132,7 @@ class Storage:
             self.write_bytes(b"ok", name)
             self.delete(name)
         except (OSError, pyarrow.ArrowException) as error:
-            raise ValueError(
-                f"cannot write to the storage {self.root}: {error}. Expected a folder or URL that this user may write "
-                "to; choose another storage, or check its permissions, free space and credentials"
-            ) from error
+            raise ValueError(f"cannot write to the storage {self.root}: {_explained(error)}") from error
 
 
 def _resolved(path: str) -> str:
@@ -116,17 +142,54 @@ def _resolved(path: str) -> str:
         raise ValueError(f"cannot use the storage {path!r}: {error}") from error
 
 
-def _filesystem_of(uri: str) -> tuple[fs.FileSystem, str]:
-    if uri.endswith("://"):
-        raise ValueError(f"the storage URL {uri!r} names no bucket or folder; expected one such as s3://bucket/runs")
+@functools.lru_cache(maxsize=16)
+def _filesystem_of(uri: str, s3_endpoint: str) -> tuple[fs.FileSystem, str]:
+    """A client for a storage, made once in a process, and the path of the storage's root in it."""
+    if uri.endswith(":"):
+        raise ValueError(
+            f"the storage URL {uri + '//'!r} names no bucket or folder; expected one such as s3://bucket/runs"
+        )
     try:
         filesystem, base = fs.FileSystem.from_uri(uri)
+        if uri.startswith("s3://") and "@" not in uri:
+            filesystem = _patient_s3(filesystem.region, s3_endpoint)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(
             f"cannot use the storage URL {uri!r}: {error}. Expected a local path, file:///..., s3://bucket/..., "
             "gs://bucket/... or abfs://container@account..., and credentials for it"
         ) from error
     return filesystem, base.rstrip("/")
+
+
+def _s3_endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def _patient_s3(region: str, endpoint: str) -> fs.FileSystem:
+    """A client that tries again; the one made from a URL gives up at the first 503."""
+    scheme, _, host = endpoint.rpartition("://")
+    return fs.S3FileSystem(
+        region=region,
+        scheme=scheme or "https",
+        endpoint_override=host or None,
+        allow_delayed_open=True,  # a record is one put, which is atomic, instead of a multipart upload's three requests
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+    )
+
+
+def _explained(error: Exception) -> str:
+    """An error with what to do about it."""
+    for word, remedy in (
+        ("NO_SUCH_BUCKET", "there is no such bucket; create it, or correct its name"),
+        ("ACCESS_DENIED", "these credentials lack a right that a study needs: list, get, put and delete objects"),
+        ("NETWORK_CONNECTION", "the server cannot be reached; check the region, AWS_ENDPOINT_URL and the network"),
+    ):
+        if word in str(error):
+            return f"{remedy} ({error})"
+    return (
+        f"{error}. Expected a folder or URL that this user may write to; choose another storage, or check its "
+        "permissions, free space and credentials"
+    )
 
 
 def _check_no_file_in_the_way(folder: Path) -> None:

@@ -40,7 +40,8 @@ INTEGERS = ("depth", "parameters", "labels", "head_depth", "head_layer", "seed",
 METRICS = ("top1", "top5", "knn_top1", "loss", "contrastive_accuracy", "effective_rank")
 NUMBERS = (
     *("width", "label_fraction", "temperature", "distillation_weight", "teacher_top1", *METRICS),
-    *("wall_seconds", "device_seconds", "total_device_seconds", "train_flops", "total_flops"),
+    *("wall_seconds", "device_seconds", "total_device_seconds", "planned_device_seconds"),
+    *("train_flops", "total_flops"),
 )
 FLAGS = ("selective_kernels", "memory", "regularized")
 TIMES = ("started_at", "finished_at")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +15,9 @@ BEST = "best"
 """The value of an axis that asks for its best value."""
 
 DEFAULT_TRIALS = 20  # of a search that names no budget
+
+RUNGS = 4
+"""A training that may be pruned is judged at so many evenly spaced points, the last one being its end."""
 
 
 class Dev(Spec):
@@ -58,6 +62,13 @@ class Range(Spec):
     whole: tuple[int, int] | None = Field(default=None, strict=False, alias="int")
     choices: list[Scalar] | None = Field(default=None, min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_mapping(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict | Range):
+            raise ValueError(f"expected a range such as {{log: [0.01, 1]}} or {{choices: [...]}}, found {raw!r}")
+        return raw
+
     @model_validator(mode="after")
     def _one_range_that_holds_something(self) -> Range:
         ranges = {"log": self.log, "uniform": self.uniform, "int": self.whole}
@@ -81,11 +92,17 @@ class Range(Spec):
         return list(self.choices or self.log or self.uniform or self.whole or ())
 
 
+def _is_misspelled(key: str, value: Any) -> bool:
+    known = [name for name in Search.model_fields if name != "settings"]
+    return not isinstance(value, dict | list | Range) and bool(difflib.get_close_matches(key, known, n=1))
+
+
 class Search(Spec):
     """A search for the best settings of a stage, in every cell by itself.
 
     In a study's file settings stand beside the other keys: `search: {learning_rate: {log: [0.01, 1]}, trials: 30}`.
-    The budget is a number of sampled settings (`trials`; 20 if no budget is named) or of `device_hours`. `sampler` is
+    The budget is a number of sampled settings (`trials`; 20 if no budget is named) or of `device_hours` (a search ends
+    before they are spent where 20 samples one after the other failed or repeat earlier ones). `sampler` is
     Optuna's TPE or random sampling, seeded; at most `parallel` settings are tried at once, as more know less of each
     other. `pruner` stops trainings early that do worse than others of the same search at the same point: `asha`
     (successive halving) or `median`; trainings of other cells, hence of other architectures, are never compared, since
@@ -105,7 +122,8 @@ class Search(Spec):
     def _settings_beside_the_rest(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or "settings" in raw:
             return raw
-        rest = {key: value for key, value in raw.items() if key in cls.model_fields}
+        # What is no mapping is no range: `trails: 5` is a misspelled key, and no setting.
+        rest = {key: value for key, value in raw.items() if key in cls.model_fields or _is_misspelled(key, value)}
         return {**rest, "settings": {key: value for key, value in raw.items() if key not in rest}}
 
     @model_validator(mode="after")
@@ -123,9 +141,9 @@ class Search(Spec):
 class Explore(Spec):
     """Runs the cells of the grid one after the other, the most promising first, instead of all of them.
 
-    A cell is judged by `objectives`: the held-out accuracy of its last stage, and costs. Cells are picked until
-    `budget_device_hours` are spent, where what cells share is paid once, or until the Pareto front has not moved for
-    `patience` cells.
+    A cell is judged by `objectives`: the held-out accuracy of its last stage, and a cost. Cells are picked, `parallel`
+    at a time, until `budget_device_hours` are spent, where what cells share is paid once, or until the Pareto front has
+    not moved for `patience` cells.
     """
 
     objectives: tuple[Literal["dev_top1"], Literal["train_flops", "parameters", "device_hours"]] = Field(
@@ -134,3 +152,4 @@ class Explore(Spec):
     budget_device_hours: float = Field(gt=0)
     patience: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
+    parallel: int = Field(default=2, ge=1)

@@ -59,7 +59,7 @@ class TrialMaker:
 
     def make(self, stage: Stage, cell: Cell, dev: DevSplit | None = None) -> str:
         """Id of the trial that a cell needs at a stage; makes it, and its parents, when it is new."""
-        key = (stage, dev, *(cell[axis] for axis in relevant_axes(stage, tuple(cell))))
+        key = (dev, *cell_key(stage, cell))
         if key not in self.ids:
             spec = self.specify(stage, cell, dev)
             self.ids[key] = spec.trial_id()
@@ -78,23 +78,26 @@ class TrialMaker:
         which it is measured; a pretraining reads no labels and holds out nothing for its children's sake.
         """
         parent = None
+        if stage in ("linear", "finetune"):
+            parent = self.make("pretrain", cell)
+        if stage == "distill":
+            parent = self._teacher(cell, dev)
+        return self.with_parent(stage, cell, parent, dev)
+
+    def with_parent(self, stage: Stage, cell: Cell, parent: str | None, dev: DevSplit | None) -> TrialSpec:
+        """The trial of a stage in a cell with this parent; makes nothing."""
         architecture = str(cell["architecture"])
         dynamic: dict[str, Any] = {}
-        recipe = getattr(self.study.stages, stage)
         if stage == "pretrain":
             dynamic["head_depth"] = cell["head_depth"]
         else:
             dynamic["label_fraction"] = float(cell["label_fraction"])
-        if stage in ("linear", "finetune"):
-            parent = self.make("pretrain", cell)
         if stage == "finetune":
             dynamic["head_layer"] = cell["head_layer"]
         if stage == "distill":
-            student = cell.get("distill.student", recipe.student)
-            parent = self._teacher(cell, recipe, dev)
+            student = cell.get("distill.student", getattr(self.study.stages, stage).student)
             architecture = architecture if student == "same" else str(student)
             dynamic["temperature"] = float(cell["temperature"])
-        settings = self.settle(stage, {**cell, "architecture": architecture}, dynamic)
         return TrialSpec(
             stage=stage,
             data=self.data,
@@ -102,10 +105,12 @@ class TrialMaker:
             seed=int(cell["seed"]),
             parent=parent,
             dev=dev,
-            settings=settings,
+            settings=self.settle(stage, {**cell, "architecture": architecture}, dynamic),
         )
 
-    def _teacher(self, cell: Cell, recipe: Any, dev: DevSplit | None) -> str:
+    def _teacher(self, cell: Cell, dev: DevSplit | None) -> str:
+        recipe = self.study.stages.distill
+        assert recipe is not None
         if cell.get("distill.teacher", recipe.teacher) != "self-distilled":
             return self.make("finetune", {**cell, "architecture": cell.get(TEACHER, cell["architecture"])}, dev)
         first = {"distill.student": "same", "distill.teacher": "finetuned"}
@@ -139,6 +144,12 @@ def cells(grid: Grid) -> Iterator[Cell]:
     """The cells of one grid, the axes that it leaves out filled with their defaults; the last axis varies fastest."""
     for values in itertools.product(*grid.axes.values()):
         yield {**DEFAULT_AXES, **dict(zip(grid.axes, values, strict=True))}
+
+
+def cell_key(stage: Stage, cell: Cell) -> tuple[Any, ...]:
+    """What of a cell determines a stage's trial: cells may have different axes, so their names are part of it."""
+    axes = relevant_axes(stage, tuple(cell))
+    return stage, axes, *(cell[axis] for axis in axes)
 
 
 @lru_cache

@@ -85,12 +85,31 @@ def check_adaptive(study: Study) -> None:
         recipe = getattr(study.stages, stage)
         named = {} if recipe.select is None else recipe.select.over
         ranges = {} if recipe.search is None else recipe.search.settings
+        names: dict[str, str] = {}
         for name, values in {**named, **{name: found.ends for name, found in ranges.items()}}.items():
             axis = axis_of(study, stage, name)
+            if axis in names:
+                raise ValueError(f"stages.{stage}: `{names[axis]}` and `{name}` are the same setting; leave out one")
+            names[axis] = name
             _check_not_in_grid(study, stage, name, axis)
             _check_values(study, stage, name, axis, values)
-    if study.explore is not None and study.stages.named() == ("pretrain",):
-        raise ValueError("explore judges cells by their last stage's held-out accuracy; add a stage that reads labels")
+        if recipe.search is not None and recipe.search.pruner != "none":
+            _check_workers(study, stage)
+    if study.explore is not None:
+        _check_explore(study)
+
+
+def _check_explore(study: Study) -> None:
+    if still_open := stages_left_open(study):
+        raise ValueError(
+            f"explore picks cells of a grid in which nothing is left open, and stages.{min(still_open)} leaves "
+            "settings open; list their values as axes of the grid, or leave out `explore`"
+        )
+    for grid in study.grid:
+        if set(study.stages.named() if grid.stages is None else grid.stages) == {"pretrain"}:
+            raise ValueError(
+                "explore judges cells by a stage that reads labels; every grid needs one beside `pretrain`"
+            )
 
 
 def _check_not_in_grid(study: Study, stage: Stage, name: str, axis: str) -> None:
@@ -101,6 +120,22 @@ def _check_not_in_grid(study: Study, stage: Stage, name: str, axis: str) -> None
             )
 
 
+def _check_workers(study: Study, stage: Stage) -> None:
+    """A training of several workers cannot be judged on its way: only Ray Train hears of it, and at its end."""
+    names = {str(name) for grid in study.grid for name in grid.axes["architecture"]}
+    if stage == "distill" and study.stages.distill is not None:
+        students = {str(name) for grid in study.grid for name in grid.axes.get("distill.student", [])}
+        students = students or {study.stages.distill.student}
+        names = (students - {"same"}) | (names if "same" in students else set())
+    for name in sorted(names):
+        workers = study.execution.workers_of(stage, name)
+        if workers > 1:
+            raise ValueError(
+                f"stages.{stage}: the search's pruner judges trainings of one worker only, and {name} has {workers}; "
+                "leave the pruner out, or lower execution.workers"
+            )
+
+
 def _check_values(study: Study, stage: Stage, name: str, axis: str, values: list[Scalar]) -> None:
     if axis in OWN_AXES.get(stage, ()):
         check_axis(axis, values)
@@ -108,6 +143,10 @@ def _check_values(study: Study, stage: Stage, name: str, axis: str, values: list
         if axis == "head_layer" and any(int(value) > deepest for value in values):
             raise ValueError(f"stages.{stage}: head_layer {max(map(int, values))} of a head with {deepest} layers")
         return
+    if axis == "distill.teacher" and BEST in values:
+        raise ValueError(
+            "stages.distill: `best` is no teacher among others, it is a choice of its own: `teacher: best`"
+        )
     recipe = getattr(study.stages, stage)
     for value in values:
         plain = recipe.model_dump(mode="json", by_alias=True, exclude={"when", "select", "search"})

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from study.adaptive import Range, Scalar, Search
 from study.cells import Cell
+from study.config import Study
 from study.trial import TrialSpec, canonical_json
 from trainables.spec import Stage
 
 
 @dataclass(frozen=True)
 class Option:
-    """Settings that may be chosen: what they change of a cell, and the trials on held-out images that measure them."""
+    """Settings that may be chosen: what they change of a cell, and the trials on held-out images that measure them.
+
+    `needs` are the trials on which these build; `rests_on` the choices that were made before this could be one.
+    """
 
     changes: Cell
     trials: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    rests_on: tuple[Decision, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Choice:
     """A choice of one cell at one stage, open until its trials are finished.
 
-    `options` are listed by the study or, for a `search`, sampled from `space` (axis or setting -> range) as it goes;
-    `stage` and `cell` are what the options change. `base` measures the study's own settings: a search's options take as
-    long as these.
+    `options` are listed by the study or, for a `search`, sampled from `space` (axis or setting -> range) as it goes,
+    which makes the list grow; `stage` and `cell` are what the options change. `base` measures the study's own settings:
+    a search's options take as long as these.
     """
 
     id: str
     stage: Stage
     cell: Cell
-    options: tuple[Option, ...]
+    options: list[Option]
     search: Search | None = None
     space: Mapping[str, Range] = field(default_factory=dict)
     base: tuple[TrialSpec, ...] = ()
@@ -73,21 +79,27 @@ class Decision:
 class Evidence(Protocol):
     """What is known of choices so far."""
 
-    def sampled(self, choice: Choice) -> list[Cell]:
-        """The changes that a search has sampled, in order."""
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        """The changes that a search has sampled, in order, and whether their trials are to be run to the end."""
 
     def decide(self, choice: Choice) -> Decision | None:
         """The decision, None while it is open."""
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        """Which cells of a study's grid an exploration has picked, in order."""
 
 
 class NoEvidence:
     """Nothing has run: every choice is open."""
 
-    def sampled(self, choice: Choice) -> list[Cell]:
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
         return []
 
     def decide(self, choice: Choice) -> Decision | None:
         return None
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        return []
 
 
 def choice_id(stage: Stage, cell: Cell, what: Mapping[str, Any]) -> str:

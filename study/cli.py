@@ -8,18 +8,25 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from datasets.filesystem import absolute
+from datasets.filesystem import absolute, is_local
 from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.config import Study
+from study.describe import describe_plan
+from study.drift import drift
+from study.evidence import StoredEvidence
+from study.failures import failed_for_good
 from study.images import find_images
-from study.load import load_study
-from study.plan import Plan, describe_plan, drift, make_plan, training_rows
+from study.load import load_study, with_seeds
+from study.only import parse_only
+from study.plan import Plan, PlannedTrial, make_plan, training_rows
 from study.progress import read_progress
+from study.schedule import Schedule
 from trainables.spec import STAGES
 
 if TYPE_CHECKING:
     from reports.results import Results
+    from study.launch import Launched, Wishes
 
 
 def main(arguments: list[str]) -> int:
@@ -66,9 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("study", metavar="STUDY.yaml", nargs="?" if name == "report" else None)
         add_storage_and_overrides(added)
         if name == "launch":
-            added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
+            _add_launch_options(added)
         if name == "report":
             _add_report_options(added)
+        if name == "plan":
+            _add_plan_options(added)
     added = command("explain", explain, "print what a trial trains, decays, adapts, and at which learning rate")
     added.add_argument("trial", metavar="TRIAL_ID", help="an id, or how it begins")
     added.add_argument("--study", metavar="STUDY.yaml", help="the study that plans it, if it is not finished yet")
@@ -80,6 +89,38 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--train-limit", type=int, metavar="N", help="keep N training images, balanced over the classes")
     added.add_argument("--test-limit", type=int, metavar="N", help="keep N test images, balanced over the classes")
     return parser
+
+
+def _add_launch_options(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
+    added.add_argument(
+        "--cluster", metavar="CLUSTER.yaml", help="submit the launch as a job to the cluster of `ray up`"
+    )
+    added.add_argument(
+        "--only",
+        metavar="FIELD=PATTERN ...",
+        help="run only trials that match, such as 'stage=finetune architecture=r50*', and what these need",
+    )
+    added.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier launch")
+    added.add_argument(
+        "--seeds", type=int, metavar="N", help="run every cell for N seeds; finished ones stay as they are"
+    )
+    added.add_argument(
+        "--budget-gpu-hours",
+        type=float,
+        metavar="H",
+        help="start no trial that would make this launch take more GPU hours (of workers, on CPUs)",
+    )
+    added.add_argument("--dry-run", action="store_true", help="print what would be run, in order, and run nothing")
+
+
+def _add_plan_options(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--calibrate", action="store_true", help="first measure a few steps of each architecture and stage here"
+    )
+    added.add_argument("--devices", type=int, metavar="N", help="wall clock on N devices (default: this machine's)")
+    added.add_argument("--node", metavar="TYPE", help="rent nodes of this type of the price table")
+    added.add_argument("--prices", metavar="FILE.yaml", help="a price table in the form of reports/prices.yaml")
 
 
 def _add_report_options(added: argparse.ArgumentParser) -> None:
@@ -96,26 +137,50 @@ def _add_report_options(added: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the plan, and what makes an unfinished trial differ from a finished one that is almost the same."""
+    """Print the plan with what it takes, and what makes an unfinished trial differ from a finished one like it."""
+    from reports.prices import DEFAULT, read_prices
+    from study.estimate import estimate_plan
+    from study.hardware import of_node, processor, this_machine
+    from study.throughput import Throughput, read_calibrations, write_calibration
+
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
-    made = current_plan(study, storage)
-    for line in describe_plan(made):
+    prices = read_prices(options.prices or DEFAULT)
+    node = prices.node(options.node) if options.node else None
+    per_worker = study.execution.per_worker
+    hardware = of_node(node, per_worker) if node else this_machine(per_worker)
+    if options.devices is not None and options.devices < 1:
+        raise ValueError(f"--devices {options.devices}: expected 1 or more")
+    made = current_plan(study, storage, whole_grid=True)
+    whole = made.whole()
+    if options.calibrate:
+        from study.calibrate import calibrate
+
+        storage.check_writable()
+        print(f"stored in {write_calibration(storage, calibrate(whole, print))}\n")
+    records, _ = read_records(storage)
+    throughput = Throughput(records, read_calibrations(storage), hardware.device, processor())
+    estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)
+    for line in describe_plan(whole, estimate):
         print(line)
-    others = record_ids(storage) - made.finished
-    if made.missing() and others:
-        records, _ = read_records(storage, others)
-        changes = drift(made, [record.spec.model_dump(mode="json") for record in records])
-        if changes:
-            print("\nalmost like a finished trial of this storage:")
-        for id, changed in changes.items():
-            print(f"{id}  {'; '.join(changed)}")
+    if study.explore is not None:
+        print(f"\nexplore picks cells of this grid until {study.explore.budget_device_hours:g} device-hours are spent")
+    others = [record.spec.model_dump(mode="json") for record in records if record.id not in made.finished]
+    changes = drift(made, others) if made.missing() and others else {}
+    if changes:
+        print("\nalmost like a finished trial of this storage:")
+    for id, changed in changes.items():
+        print(f"{id}  {'; '.join(changed)}")
     return 0
 
 
-def current_plan(study: Study, storage: Storage) -> Plan:
-    """The plan with what storage holds now; a record that cannot be read is named and does not count."""
-    made = make_plan(study, find_images(study, storage), record_ids(storage))
+def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False, whole_grid: bool = False) -> Plan:
+    """The plan with what storage holds now; a record that cannot be read is named and does not count.
+
+    Of an exploration it has the cells picked so far, or those of the `whole_grid`.
+    """
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=retry_failed, whole_grid=whole_grid)
+    made = make_plan(study, find_images(study, storage), evidence.done, evidence)
     records, problems = read_records(storage, made.finished)
     for problem in problems:
         print(f"not a record: {problem.path}: {problem.reason}; delete or restore it", file=sys.stderr)
@@ -124,14 +189,23 @@ def current_plan(study: Study, storage: Storage) -> Plan:
 
 def launch(options: argparse.Namespace) -> int:
     """Run what is missing; the last line is the path of the report."""
+    study = load_study(options.study, options.set)
+    if options.seeds is not None:
+        study = with_seeds(study, options.seeds)
+    if options.cluster:  # before Ray is imported, which reads then, once and for all, whether it has to show a token
+        return _launch_on_cluster(study, options)
     import rich.console
 
     from study.display import Display
+    from study.launch import Wishes
     from study.launch import launch as run
 
-    study = load_study(options.study, options.set)
     storage = Storage(options.storage)
-    launched = run(study, storage, options.address, Display(rich.console.Console()))
+    only = parse_only(options.only) if options.only is not None else None
+    wishes = Wishes(only, options.retry_failed, options.budget_gpu_hours)
+    if options.dry_run:
+        return _dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
+    launched = run(study, storage, options.address, Display(rich.console.Console()), wishes)
     if launched.plan.finished or launched.failures:
         from reports.build import read_results, write_report
         from study.reporting import study_info
@@ -139,14 +213,65 @@ def launch(options: argparse.Namespace) -> int:
         print(f"report: {write_report(storage, read_results(storage, study_info(launched.plan)))[0]}")
     if launched.complete:
         return 0
+    _say_what_is_missing(launched)
+    return 1
+
+
+def _say_what_is_missing(launched: Launched) -> None:
     for id, failure in launched.failures.items():
         print(f"failed: {id}: {failure.error_type}: {failure.message}", file=sys.stderr)
-    for id in launched.skipped:
+    for id in set(launched.skipped) & launched.plan.trials.keys():
         print(f"skipped: {id}: its parent {launched.plan.trials[id].spec.parent} has no result", file=sys.stderr)
-    missing, planned = len(launched.plan.missing()), len(launched.plan.trials)
-    again = "mend what failed, then launch again" if launched.failures else "launch again to go on"
+    for choice in launched.plan.open_choices:
+        print(f"not decided: {choice.id}: {len(choice.options)} candidates, not all with a result", file=sys.stderr)
+    missing, planned = len(launched.wanted - launched.plan.finished), len(launched.plan.trials)
+    again = "mend what failed, then launch with --retry-failed" if launched.failures else "launch again to go on"
     print(f"{missing} of {planned} trials have no record; {again}", file=sys.stderr)
-    return 1
+
+
+def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
+    """Print the trials that a launch would run, in the order in which it would start them."""
+    from study.launch import wanted_trials
+
+    wanted = wanted_trials(plan, wishes)
+    failed = {} if wishes.retry_failed else failed_for_good(storage, plan.missing())
+    schedule = Schedule(plan.part(wanted), lambda id: "done", sys.maxsize, given_up=failed)
+    while isinstance(trial := schedule.next(), PlannedTrial):
+        print(f"{trial.id}  {trial.train_flops:.2e} FLOPs")
+        schedule.ended(trial.id)
+    for id, failure in failed.items():
+        if id in wanted:
+            print(f"left alone: {id} failed before ({failure.error_type}); --retry-failed tries it again")
+    for choice in plan.open_choices:
+        print(f"to be decided: {choice.id}, which adds trials when its candidates have results")
+    return 0
+
+
+def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
+    from study.jobs import launch_on_cluster
+
+    if options.address:
+        raise ValueError(
+            "--cluster submits the launch to that cluster, --address joins a cluster from inside; give one"
+        )
+    if is_local(options.storage) and not options.storage.startswith("/"):
+        raise ValueError(
+            f"--storage {options.storage}: with --cluster it is a URL such as s3://bucket/runs, or the absolute path "
+            "of a folder that all nodes share"
+        )
+    storage = Storage(options.storage)
+    if not is_local(options.storage):
+        make_plan(study, find_images(study, storage))  # what cannot be planned is found out here
+    further = [word for override in options.set for word in ("--set", override)]
+    further += ["--only", options.only] if options.only is not None else []
+    for name, value in (("--seeds", options.seeds), ("--budget-gpu-hours", options.budget_gpu_hours)):
+        further += [name, str(value)] if value is not None else []
+    further += [
+        flag for flag, given in (("--retry-failed", options.retry_failed), ("--dry-run", options.dry_run)) if given
+    ]
+    return launch_on_cluster(
+        options.cluster, options.study, study.name, storage.root, further, lambda line: print(line, flush=True)
+    )
 
 
 def status(options: argparse.Namespace) -> int:
@@ -173,7 +298,9 @@ def status(options: argparse.Namespace) -> int:
         print(f"running: {id}: {share:.0%} of its steps")
     for id, failure in failed.items():
         print(f"failed: {id}: {failure.error_type}: {failure.message}")
-    return 0 if not made.missing() else 1
+    for choice in made.open_choices:
+        print(f"to be decided: {choice.id}")
+    return 0 if made.complete else 1
 
 
 def report(options: argparse.Namespace) -> int:

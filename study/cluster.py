@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,14 @@ SETTINGS_OF_RAY = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # workers are polled, and their end is seen at the next poll
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # of Tune's retries, which are for nothing else here
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # nodes come when the cloud has some; what never comes is refused
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
 }
+COMMIT_VARIABLE = "LABELSCALE_COMMIT"
+"""On a cluster the tree is no checkout: the launch that sent it there says what it was."""
+JOB_VARIABLE = "LABELSCALE_JOB"
+"""The id of the Ray job that a launch runs in."""
 NOT_UPLOADED = ["/runs/", "/.*/", "/build/", "__pycache__/"]
 
 
@@ -53,6 +60,8 @@ def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator
     try:
         if address is None:
             start(address="local", include_dashboard=False)
+        elif JOB_VARIABLE in os.environ:  # the job brought the tree
+            start(address=address)
         else:
             excluded = [*NOT_UPLOADED, *storage_below_root(storage)]
             uploaded = {"working_dir": str(ROOT), "excludes": excluded, "env_vars": SETTINGS_OF_RAY}
@@ -65,6 +74,45 @@ def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator
         yield
     finally:
         ray.shutdown()
+
+
+def job_client(url: str) -> Any:
+    """A client of the jobs at a dashboard's URL.
+
+    Raises:
+        ValueError: nobody answers there, the token is missing or wrong, or Ray's dashboard is not installed here.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they would count more than the URL
+        os.environ.pop(name, None)
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(url)
+    except AuthenticationError as error:
+        raise ValueError(
+            f"the cluster at {url} refuses this user's token ({error}); it expects the one with which it was started, "
+            "in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(f"no jobs can be run at {url}: {error}") from error
+
+
+def git_state() -> tuple[str, bool]:
+    """Commit of the checkout, and whether it has uncommitted changes; "unknown" outside of a checkout."""
+    if told := os.environ.get(COMMIT_VARIABLE):
+        commit, _, dirty = told.partition(" ")
+        return commit, dirty == "dirty"
+    try:
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def storage_below_root(storage: Storage | None) -> list[str]:
@@ -108,12 +156,3 @@ def check_storage_is_shared(storage: Storage) -> None:
                 )
     finally:
         storage.delete(token)
-
-
-def room_for_workers(per_worker: dict[str, float]) -> int:
-    """How many workers of these resources fit on the nodes that the cluster has now."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    # 0.3 / 0.1 is less than 3
-    return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in per_worker.items()) for node in nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -68,8 +69,12 @@ class Data(Spec):
 
     def labelled(self, label_fraction: float) -> int:
         """The expected number of labelled images of a label fraction, if all images have labels."""
-        # 0.29 x 100 is 28.99...
-        return max(self.classes, math.floor(label_fraction * self.limited_train_images + 1e-6))
+        return expected_labels(label_fraction, self.limited_train_images, self.classes)
+
+
+def expected_labels(label_fraction: float, images: int, classes: int) -> int:
+    """The number of labelled images of a label fraction where all images have labels, every class at least one."""
+    return max(classes, math.floor(label_fraction * images + 1e-6))  # 0.29 x 100 is 28.99...
 
 
 class Rule(Spec):
@@ -160,19 +165,20 @@ class Execution(Spec):
     """How trials are executed; nothing here changes a result by more than rounding does.
 
     `tf32` lets GPUs round the factors of float32 convolutions to 10 bits; `channels_last` is how images and kernels lie
-    in memory. A pretraining whose features or projections stay below an effective rank of `min_effective_rank` is
-    stopped, since they no longer tell images apart; with 0 it goes on, also from its last checkpoint. Healthy ones have
-    ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
+    in memory. A pretraining whose features or projections stay or end below an effective rank of `min_effective_rank`
+    is stopped, since they no longer tell images apart; with 0 it goes on, also from its last checkpoint. Healthy ones
+    have ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
     `workers` is a number, or numbers by architecture pattern with `default`; the stage `linear` always has one.
     `per_worker` are Ray resources of one worker. `checkpoint_seconds` is the interval of resumable checkpoints.
-    `max_workers` caps the workers in flight on a cluster that grows on demand; without it, the cap is what the
-    cluster has at launch.
+    `max_workers` caps the workers, hence the GPUs, in flight; without it, the cap is what the cluster may grow to. A
+    trial whose node is taken away goes on elsewhere, at most `preemption_retries` times; these are not its failures.
     """
 
     workers: int | dict[str, int] = 1
     per_worker: dict[str, float] = Field(default={"CPU": 1.0})
     checkpoint_seconds: float = Field(default=120.0, ge=0)
     max_workers: int | None = Field(default=None, ge=1)
+    preemption_retries: int = Field(default=10, ge=0)
     tf32: bool = True
     channels_last: bool = True
     min_effective_rank: float = Field(default=1.5, ge=0, le=8)
@@ -187,6 +193,17 @@ class Execution(Spec):
         if not self.per_worker or any(amount <= 0 for amount in self.per_worker.values()):
             raise ValueError(f"`per_worker` must name positive amounts such as {{CPU: 1}}, got {self.per_worker}")
         return self
+
+    def workers_of(self, stage: Stage, architecture: str) -> int:
+        """Workers of a trial: the first matching pattern's, else the default."""
+        if stage == "linear":
+            return 1
+        if isinstance(self.workers, int):
+            return self.workers
+        matching = (
+            n for pattern, n in self.workers.items() if pattern != "default" and fnmatchcase(architecture, pattern)
+        )
+        return next(matching, self.workers["default"])
 
 
 class Grid(Spec):

@@ -18,7 +18,8 @@ from study.progress import read_progress
 from study.schedule import Schedule, State
 from trainables.spec import STAGES
 
-STATES: tuple[State, ...] = ("done", "running", "waiting", "failed", "skipped")
+STATES: tuple[State, ...] = ("done", "running", "waiting", "pruned", "failed", "skipped")
+UNFINISHED: tuple[State, ...] = ("running", "waiting")
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 10.0
 
@@ -67,7 +68,7 @@ class _Watch:
     def __init__(self, schedule: Schedule, storage: Storage) -> None:
         self.schedule, self.storage = schedule, storage
         self.started = time.monotonic()
-        self.to_do = self._remaining(share_of_running={})
+        self.before = {id for id, state in schedule.states.items() if state == "done"}
 
     def line(self) -> str:
         total = Counter(self.schedule.states.values())
@@ -86,21 +87,17 @@ class _Watch:
         return table
 
     def time_left(self) -> str:
-        """From the rate of FLOPs since the launch; unknown until a few percent are done."""
-        remaining = self._remaining(self._shares())
-        done = self.to_do - remaining
-        if remaining == 0:
+        """From the rate of FLOPs since the launch, for what is planned by now; unknown until a few percent are done."""
+        shares, states = self._shares(), self.schedule.states
+        flops = {id: self.schedule.trials[id].train_flops for id in states}
+        to_do = sum(flops[id] * (1 - shares.get(id, 0.0)) for id, state in states.items() if state in UNFINISHED)
+        done = sum(flops[id] for id, state in states.items() if state in ("done", "pruned") and id not in self.before)
+        done += sum(flops[id] * share for id, share in shares.items())
+        if to_do == 0:
             return "nothing left"
-        if done < 0.02 * self.to_do:
+        if done < 0.02 * (done + to_do):
             return "time left unknown yet"
-        return f"about {_clock((time.monotonic() - self.started) * remaining / done)} left"
-
-    def _remaining(self, share_of_running: dict[str, float]) -> float:
-        flops = 0.0
-        for id, state in self.schedule.states.items():
-            if state in ("waiting", "running"):
-                flops += self.schedule.trials[id].train_flops * (1 - share_of_running.get(id, 0.0))
-        return flops
+        return f"about {_clock((time.monotonic() - self.started) * to_do / done)} left"
 
     def _shares(self) -> dict[str, float]:
         running = [id for id, state in self.schedule.states.items() if state == "running"]

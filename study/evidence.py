@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from datetime import datetime
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from reports.records import read_record
 from reports.storage import Storage
+from study.adaptive import DEFAULT_TRIALS
 from study.cells import Cell
 from study.choices import Choice, Decision, Option, Score
-from study.search import Searches
+from study.config import Study
+from study.failures import failed_for_good
+from study.grid import grid_cells
+
+if TYPE_CHECKING:
+    from study.search import Searches
 
 
 class StoredEvidence:
-    """Evidence from records alone: trials in `done` have one. Trials in `failed` are known to get none.
+    """Evidence from records: trials in `done` have one. Trials in `failed` are known to get none.
 
-    A listed choice is decided when each of its trials has ended, a search when its budget is used up.
+    What failed before gets none, unless it is tried again (`retry_failed`). A listed choice is decided when each of its
+    options is known or has failed, a search when its budget is used up. A trial whose process was killed goes on at the
+    next launch: what depends on it stays open until then. With `whole_grid` an exploration counts as if it had picked
+    every cell.
     """
 
-    def __init__(self, storage: Storage, done: Collection[str]) -> None:
+    def __init__(
+        self, storage: Storage, done: Collection[str], *, retry_failed: bool = False, whole_grid: bool = False
+    ) -> None:
         self.storage = storage
+        self.whole_grid = whole_grid
         self.done = set(done)
-        self.failed: set[str] = set()
+        self.retry_failed = retry_failed
         self._measured: dict[str, tuple[float, float]] = {}
 
     @cached_property
+    def failed(self) -> set[str]:
+        return (
+            set()
+            if self.retry_failed
+            else set(failed_for_good(self.storage, set(self.storage.list("checkpoints")) - self.done))
+        )
+
+    @cached_property
     def searches(self) -> Searches:
+        from study.search import Searches  # here, because Optuna takes a second to import
+
         return Searches(self.storage)
 
-    def sampled(self, choice: Choice) -> list[Cell]:
-        return [changes for changes, _ in self.searches.samples(choice)]
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        return [(changes, state in ("running", "complete")) for changes, state in self.searches.samples(choice)]
 
     def decide(self, choice: Choice) -> Decision | None:
         """The option of the highest mean accuracy, the first of equals; None where one is awaited or all failed."""
@@ -41,32 +65,97 @@ class StoredEvidence:
             return None
         return Decision(choice, max(known, key=lambda found: found[0])[1], scores)
 
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        if self.whole_grid:
+            return list(range(sum(1 for _ in grid_cells(study))))
+        found = self._exploration(study, labelled)
+        return [] if found is None else found[0]
+
+    def exploring(self, study: Study, labelled: Callable[[float], int]) -> bool:
+        """Whether a study's exploration may go on."""
+        found = self._exploration(study, labelled)
+        return study.explore is not None and (found is None or not found[1])
+
+    def _exploration(self, study: Study, labelled: Callable[[float], int]) -> tuple[list[int], bool] | None:
+        """Cells that an exploration has picked, and whether it is over; None before its first."""
+        if study.explore is None:
+            return None
+        from study.exploration import stored_exploration
+
+        return stored_exploration(study, labelled, self.searches)
+
     def is_over(self, choice: Choice) -> bool:
         """Whether nothing more is to be learnt about a choice's options."""
         if choice.search is None:
-            return all(id in self.done or id in self.failed for option in choice.options for id in option.trials)
+            return all(self.done.issuperset(option.trials) or self.has_failed(option) for option in choice.options)
         states = [state for _, state in self.searches.samples(choice)]
         return self.budget_spent(choice) and "running" not in states
 
+    def has_failed(self, option: Option) -> bool:
+        """Whether an option cannot be measured: one of its trials, or of those on which they build, failed."""
+        return not self.failed.isdisjoint((*option.trials, *option.needs))
+
+    def note_end(self, id: str, ending: Literal["done", "pruned", "failed"]) -> None:
+        """Take note of how a trial ended, unless its process died without a word: it has not failed for good."""
+        if ending == "done":
+            self.done.add(id)
+        elif ending == "pruned" or failed_for_good(self.storage, [id]):
+            self.failed.add(id)
+
     def budget_spent(self, choice: Choice) -> bool:
-        """Whether a search may sample nothing more: so many samples, or so many device-hours of finished trials."""
+        """Whether a search may sample nothing more: so many samples, or so many device-hours of finished trials.
+
+        A budget of hours is spent too when nothing is left to be learnt with it.
+        """
         assert choice.search is not None
         most, hours = choice.search.most_trials, choice.search.device_hours
         if most is not None:
             return len(self.searches.samples(choice)) >= most
-        spent = sum(self.device_seconds(id) for option in choice.options for id in option.trials if id in self.done)
-        return hours is not None and spent >= 3600 * hours
+        measured = {id for option in choice.options for id in option.trials if id in self.done}
+        spent = sum(self.device_seconds(id) for id in measured)
+        return (hours is not None and spent >= 3600 * hours) or self._learns_nothing(choice)
+
+    def _learns_nothing(self, choice: Choice) -> bool:
+        """Whether the latest samples of a search all failed or repeat earlier ones, which cost none of its hours."""
+        states = [state for _, state in self.searches.samples(choice)]
+        tried: set[str] = set()
+        useless = 0
+        for option, state in zip(choice.options, states, strict=True):
+            if state == "failed" or tried.issuperset(option.trials):
+                useless += 1
+            elif state != "running":
+                useless = 0
+            tried.update(option.trials)
+        return useless >= DEFAULT_TRIALS
 
     def score(self, option: Option) -> float | None:
         """Mean accuracy over all images that an option's trials held out; None unless all of them have a record."""
-        if not all(id in self.done for id in option.trials):
+        if not self.done.issuperset(option.trials):
             return None
         measured = [self._measure(id) for id in option.trials]
         return sum(top1 * images for top1, images in measured) / sum(images for _, images in measured)
 
+    def is_pruned(self, id: str) -> bool:
+        """Whether a trial was told to stop since others of its search do better."""
+        return self.storage.exists(*pruned_mark(id))
+
+    def mark_pruned(self, id: str) -> None:
+        """Tell a running trial to stop; it looks after each of its points."""
+        self.storage.write_bytes(b"{}", *pruned_mark(id))
+
+    def forget_mark(self, id: str) -> None:
+        """Forget what an earlier search said of a trial that starts now; its own verdict would be the same again."""
+        self.storage.delete(*pruned_mark(id))
+
     def device_seconds(self, id: str) -> float:
         """What a finished trial took."""
         return read_record(self.storage, id).cost.device_seconds or 0.0
+
+    def ended_at(self, id: str) -> datetime:
+        """When a trial with a record ended."""
+        ended = read_record(self.storage, id).finished_at
+        assert ended is not None, "a run states when it ended"
+        return ended
 
     def _measure(self, id: str) -> tuple[float, float]:
         """A finished trial's accuracy on its held-out images, and their number; a record never changes."""
@@ -76,14 +165,22 @@ class StoredEvidence:
         return self._measured[id]
 
 
+def pruned_mark(id: str) -> tuple[str, ...]:
+    """Parts of the path of the file that tells a trial to stop."""
+    return "checkpoints", id, "pruned.json"
+
+
 class Assumed:
     """Evidence for estimates: what is open is decided as if the first option were the best; what is known counts."""
 
     def __init__(self, known: StoredEvidence | None) -> None:
         self.known = known
 
-    def sampled(self, choice: Choice) -> list[Cell]:
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
         return [] if self.known is None else self.known.sampled(choice)
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        return [] if self.known is None else self.known.picked(study, labelled)
 
     def decide(self, choice: Choice) -> Decision:
         decision = None if self.known is None else self.known.decide(choice)

@@ -13,7 +13,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from ray import tune
 
 from datasets.manifest import read_manifest
@@ -21,11 +21,14 @@ from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.records import Record, clear_failure, write_record
 from reports.storage import Storage
+from study.evidence import pruned_mark
 from study.failures import note_error
+from study.gang import train_together
+from study.interruption import ended_before, this_node, watching
 from study.progress import clear_progress, write_progress
 from study.trial import TrialSpec, parse_trial
 from trainables.architecture import encoder_parameters, parse_architecture
-from trainables.context import Context
+from trainables.context import Context, PrunedError
 from trainables.protocol import ProtocolError
 from trainables.spec import Spec
 from trainables.stage import Assignment, Outcome
@@ -34,19 +37,14 @@ from trainables.stages import run_stage
 PROGRESS_SECONDS = 5.0
 """A running trial says how far it is this often, in `progress.json` beside its checkpoints."""
 
-CONTROLLER_FAILURES = 3
-"""Ray Train asks for its workers this often before the trial fails; by default it would ask for ever."""
-
-TRAINING_SHARE = 0.9
-"""Of each CPU that a worker asks for, this share is booked for training and the rest left to the tasks that read its
-shards: if training booked everything, the reads that it waits for could never start."""
-
 
 class Job(Spec):
     """Everything a worker needs to run one trial; crosses the process line as JSON.
 
     `steps`, `fingerprint` (of the images) and `subset_hash` (of the labels to be read, null: none) are what was
-    planned; a worker that finds anything else fails the trial.
+    planned; a worker that finds anything else fails the trial. At `rungs` points (0: none) the launch is asked whether
+    a trial is worth going on with. `selections` are the choices on which it rests, `planned_device_seconds` is what the
+    launch expects. `launched_at` names the launch, in ISO format.
     """
 
     id: str
@@ -61,9 +59,14 @@ class Job(Spec):
     min_effective_rank: float
     checkpoint_seconds: float
     steps: int
+    rungs: int = 0
+    selections: list[JsonValue] = Field(default=[])
     fingerprint: str
     subset_hash: str | None
     train_flops: float
+    planned_device_seconds: float | None = None
+    launched_at: str
+    preemption_retries: int = 0
     commit: str
     dirty: bool
 
@@ -71,47 +74,34 @@ class Job(Spec):
 def run_trial(config: dict[str, Any]) -> None:
     """Ray Tune's trainable: one worker trains in this very process, which Tune reuses; several by Ray Train.
 
-    A failure is written beside the trial's checkpoints and raised again, so that it fails alone.
+    A failure is written beside the trial's checkpoints and raised again, which ends this process and no other trial.
     """
-    job = Job.model_validate(config["job"])
-    if Storage(job.storage).exists("records", f"{job.id}.json"):  # another launch on the same storage was faster
-        tune.report({"finished": 1})
-        return
+    id, storage = config["job"]["id"], Storage(config["job"]["storage"])
     try:
+        job = Job.model_validate(config["job"])
+        if storage.exists("records", f"{id}.json") or ended_before(storage, id, job.launched_at):
+            tune.report({"finished": 1})
+            return
         if job.workers == 1:
             run_worker(job.model_dump())
         else:
-            run_workers(job)
+            _run_workers(job, storage)
+    except PrunedError:
+        clear_progress(storage, id)
+        storage.delete("checkpoints", id, "latest.pt")
     except Exception as error:
-        note_error(Storage(job.storage), job.id, error)
-        clear_progress(Storage(job.storage), job.id)
+        note_error(storage, id, error)
+        clear_progress(storage, id)
         raise
     tune.report({"finished": 1})
 
 
-def run_workers(job: Job) -> None:
-    """Train with several workers: DDP by Ray Train, which books their resources beside this process's sliver."""
-    use_gpu, storage = "GPU" in job.per_worker, Storage(job.storage)
-    trainer = ray.train.torch.TorchTrainer(
-        run_worker,
-        train_loop_config=job.model_dump(),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=job.workers, use_gpu=use_gpu, resources_per_worker=booked(job.per_worker)
-        ),
-        run_config=ray.train.RunConfig(
-            name=job.id,
-            storage_path=storage.uri("ray"),
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),  # type: ignore[call-arg]
-        ),
-    )
-    trainer.fit()
-    storage.delete("ray", job.id)
-
-
-def booked(per_worker: dict[str, float]) -> dict[str, float]:
-    """The resources that one worker books for training; see `TRAINING_SHARE`."""
-    return {name: amount * TRAINING_SHARE if name == "CPU" else amount for name, amount in per_worker.items()}
+def _run_workers(job: Job, storage: Storage) -> None:
+    folder = storage.uri("ray", job.id)
+    try:
+        train_together(run_worker, job.model_dump(), job.workers, job.per_worker, folder, job.preemption_retries)
+    finally:
+        storage.delete("ray", job.id)
 
 
 def run_worker(plain_job: dict[str, Any]) -> None:
@@ -134,8 +124,11 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         shards=job.shards,
         manifest=manifest,
         parent=None if spec.parent is None else storage.uri("checkpoints", spec.parent, "model.pt"),
+        dev=spec.dev,
     )
-    outcome = run_stage(spec.stage, assignment, context)
+    with watching() as notice:
+        context.notice = notice.is_set
+        outcome = run_stage(spec.stage, assignment, context)
     if outcome.progress.step != job.steps:
         raise ProtocolError(f"{job.id} made {outcome.progress.step} steps where {job.steps} were planned")
     if context.rank == 0:
@@ -152,7 +145,7 @@ def check_images(job: Job, spec: TrialSpec, manifest: Manifest) -> None:
     Raises:
         ProtocolError: they are others.
     """
-    fraction = getattr(spec.settings, "label_fraction", None)
+    fraction = spec.labels_read
     found = manifest.fingerprint, None if fraction is None else subset_hash(job.shards, manifest, fraction)
     if found != (job.fingerprint, job.subset_hash):
         raise ProtocolError(
@@ -181,19 +174,36 @@ def context_of(job: Job, storage: Storage) -> Context:
         min_effective_rank=job.min_effective_rank,
         checkpoint_seconds=job.checkpoint_seconds,
         report=_progress_writer(job, storage) if rank == 0 else lambda share: None,
+        rungs=job.rungs,
+        judge=_judge(job, storage) if job.rungs else None,
     )
+
+
+def _judge(job: Job, storage: Storage) -> Callable[[int, float], None]:
+    """A function that tells the launch a trial's accuracy, and ends the trial if the launch says so.
+
+    By the time that `tune.report` returns, the launch has seen the report and left its verdict in storage.
+    """
+
+    def judge(step: int, dev_top1: float) -> None:
+        tune.report({"finished": 0, "rung": step * job.rungs // job.steps, "dev_top1": dev_top1})
+        if storage.exists(*pruned_mark(job.id)):
+            raise PrunedError(f"{job.id} was stopped at step {step}: others of its search are better by then")
+
+    return judge
 
 
 def _progress_writer(job: Job, storage: Storage) -> Callable[[float], None]:
     """A report function that writes how far the trial is: at once, and then at most every `PROGRESS_SECONDS`."""
-    write_progress(storage, job.id, 0.0)
+    launch, node = job.launched_at, this_node()
+    write_progress(storage, job.id, 0.0, launch, node)
     written_at = time.monotonic()
 
     def report(share: float) -> None:
         nonlocal written_at
         if time.monotonic() - written_at >= PROGRESS_SECONDS:
             written_at = time.monotonic()
-            write_progress(storage, job.id, share)
+            write_progress(storage, job.id, share, launch, node)
 
     return report
 
@@ -202,6 +212,8 @@ def _record(
     job: Job, assignment: Assignment, outcome: Outcome, context: Context, started_at: datetime, wall_seconds: float
 ) -> Record:
     manifest, fraction = assignment.manifest, outcome.label_fraction
+    if assignment.dev is not None:
+        fraction = max(fraction or 0.0, assignment.dev.label_fraction)
     device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
     return Record.model_validate(
         {
@@ -222,6 +234,7 @@ def _record(
                 "images": outcome.progress.images,
                 "train_flops": job.train_flops,
                 "sessions": outcome.progress.sessions,
+                "planned_device_seconds": job.planned_device_seconds,
             },
             "resources": {
                 "workers": job.workers,
@@ -248,5 +261,6 @@ def _record(
             },
             "started_at": started_at,
             "finished_at": datetime.now(UTC),
+            "selections": job.selections,
         }
     )

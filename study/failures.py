@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import socket
 import traceback
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from reports.records import Failure, read_failures, write_failure
 from reports.storage import Storage
+
+PROCESS_DIED = "ProcessDied"
+"""The error of a trial that ended without a word, which says nothing of the trial."""
 
 
 def note_error(storage: Storage, id: str, error: BaseException) -> None:
@@ -24,7 +28,13 @@ def note_death(storage: Storage, id: str, launched_at: datetime) -> None:
     if any(failure.failed_at >= launched_at for failure in known):
         return
     message = "its process ended without a word (killed, or out of memory); launch again to continue it"
-    _note(storage, id, "ProcessDied", message, "", "")
+    _note(storage, id, PROCESS_DIED, message, "", "")
+
+
+def failed_for_good(storage: Storage, ids: Iterable[str]) -> dict[str, Failure]:
+    """Failures of these trials, without those whose process was killed: these go on where they were."""
+    failures, _ = read_failures(storage, ids)
+    return {failure.id: failure for failure in failures if failure.error_type != PROCESS_DIED}
 
 
 def _note(storage: Storage, id: str, error_type: str, message: str, text: str, host: str) -> None:

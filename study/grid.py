@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from study.adaptive import BEST, Range, Scalar
-from study.cells import LINEAGE, TEACHER, Cell, TrialMaker, cells, relevant_axes
+from study.cells import LINEAGE, TEACHER, Cell, TrialMaker, cell_key, cells
 from study.check_adaptive import axis_of, stages_left_open
 from study.choices import Choice, Decision, Evidence, NoEvidence, Option, choice_id
 from study.config import Study
@@ -29,9 +29,15 @@ def expand(
     Raises:
         ValueError: a rule or an axis that sets what does not exist, or a value out of range for its stage.
     """
-    expansion = Expansion(study, evidence or NoEvidence(), labelled or study.data.labelled)
-    for stages, cell in grid_cells(study):
-        expansion.add_cell(stages, cell)
+    labelled, evidence = labelled or study.data.labelled, evidence or NoEvidence()
+    expansion = Expansion(study, evidence, labelled)
+    if study.explore is None:
+        for stages, cell in grid_cells(study):
+            expansion.add_cell(stages, cell)
+    else:
+        cells = list(grid_cells(study))
+        for number in evidence.picked(study, labelled):
+            expansion.add_explored(*cells[number])
     return expansion
 
 
@@ -41,6 +47,24 @@ def grid_cells(study: Study) -> Iterator[tuple[tuple[Stage, ...], Cell]]:
         stages = tuple(stage for stage in study.stages.named() if grid.stages is None or stage in grid.stages)
         for cell in cells(grid):
             yield stages, cell
+
+
+JUDGED: tuple[Stage, ...] = ("distill", "finetune", "linear", "supervised")
+"""The stage by whose held-out accuracy an exploration judges a cell: the first of these that it runs."""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A cell of an exploration: all `trials` that it needs, and those that measure its `last` trial.
+
+    `lineage` are the last trial and its ancestors.
+    """
+
+    cell: Cell
+    trials: set[str]
+    measured: Option
+    last: str
+    lineage: set[str]
 
 
 class Expansion:
@@ -80,14 +104,20 @@ class Expansion:
         self.naive.update(self.specs[id].stage for id in needed)
         return needed
 
+    def add_explored(self, stages: tuple[Stage, ...], cell: Cell) -> Explored:
+        """Make what a cell of an exploration needs, in which nothing is left open."""
+        needed = self.add_cell(stages, cell)
+        judged = next(stage for stage in JUDGED if stage in stages)
+        last, measured = self.maker.make(judged, cell), self.option({}, judged, cell)
+        return Explored(cell, needed | {*measured.trials, *measured.needs}, measured, last, self.maker.lineage(last))
+
     def trial(self, stage: Stage, cell: Cell) -> str | None:
         """Id of the trial that a cell needs at a stage; None while it waits for a choice."""
         if not self.open_stages:
             return self.maker.make(stage, cell)
         found = self.resolve(stage, cell)
         if isinstance(found, Choice):
-            key = (stage, *(cell[axis] for axis in relevant_axes(stage, tuple(cell))))
-            self.waiting.setdefault(found.id, {})[key] = stage, cell
+            self.waiting.setdefault(found.id, {})[cell_key(stage, cell)] = stage, cell
             return None
         resolved, decisions = found
         id = self.maker.make(stage, resolved)
@@ -110,7 +140,7 @@ class Expansion:
             if decision is None:
                 return found
             cell, steps = {**cell, **decision.chosen.changes}, ("distill",)
-            decisions.append(decision)
+            decisions += [*decision.chosen.rests_on, decision]
         for step in steps:
             choice = self._choice(step, cell)
             if choice is None:
@@ -122,9 +152,11 @@ class Expansion:
             decisions.append(decision)
         return cell, tuple(decisions)
 
-    def measure(self, stage: Stage, cell: Cell) -> tuple[str, ...]:
-        """Ids of the trials that measure a cell at a stage on held-out labelled images, a fold each."""
-        return tuple(self.maker.make(stage, cell, dev) for dev in self._dev_splits(stage, cell))
+    def option(self, changes: Cell, stage: Stage, cell: Cell) -> Option:
+        """Changes that led to a cell, with the trials that measure it on held-out labelled images, a fold each."""
+        trials = tuple(self.maker.make(stage, cell, dev) for dev in self._dev_splits(stage, cell))
+        needs = {id for trial in trials for id in self.maker.lineage(trial)} - set(trials)
+        return Option(changes, trials, tuple(sorted(needs)))
 
     def _dev_splits(self, stage: Stage, cell: Cell) -> list[DevSplit]:
         fraction = 1.0 if stage == "pretrain" else float(cell["label_fraction"])
@@ -138,9 +170,9 @@ class Expansion:
 
     def _choice(self, stage: Stage, cell: Cell) -> Choice | None:
         """What a stage leaves open in a cell in which its ancestors leave nothing open."""
-        if stage not in self.open_stages or (stage == "finetune" and not self._finetune_is_open(cell)):
+        if stage not in self.open_stages or not self._leaves_open(stage, cell):
             return None
-        key = (stage, *(cell[axis] for axis in relevant_axes(stage, tuple(cell))))
+        key = cell_key(stage, cell)
         if key not in self._choices:
             recipe = getattr(self.study.stages, stage)
             over = {axis_of(self.study, stage, name): list(values) for name, values in _listed(recipe).items()}
@@ -151,14 +183,14 @@ class Expansion:
             self.choices[self._choices[key].id] = self._choices[key]
         return self._choices[key]
 
-    def _finetune_is_open(self, cell: Cell) -> bool:
-        recipe = self.study.stages.finetune
-        assert recipe is not None
-        return cell["head_layer"] == BEST or recipe.select is not None or recipe.search is not None
+    def _leaves_open(self, stage: Stage, cell: Cell) -> bool:
+        recipe = getattr(self.study.stages, stage)
+        best_layer = stage == "finetune" and cell["head_layer"] == BEST
+        return best_layer or recipe.select is not None or recipe.search is not None
 
     def _listed_choice(self, stage: Stage, cell: Cell, over: dict[str, list[Scalar]]) -> Choice:
         changes = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-        options = tuple(Option(change, self.measure(stage, {**cell, **change})) for change in changes)
+        options = [self.option(change, stage, {**cell, **change}) for change in changes]
         what = {option.trials[0]: option.changes for option in options}
         return Choice(choice_id(stage, cell, what), stage, cell, options)
 
@@ -172,9 +204,19 @@ class Expansion:
             "measured": base[0].trial_id(),
             "space": {axis: found.model_dump(mode="json", by_alias=True) for axis, found in space.items()},
         }
-        choice = Choice(choice_id(stage, cell, what), stage, cell, (), search, space, base)
-        sampled = self.evidence.sampled(choice)
-        return replace(choice, options=tuple(Option(one, self.measure(stage, {**cell, **one})) for one in sampled))
+        choice = Choice(choice_id(stage, cell, what), stage, cell, [], search, space, base)
+        for changes, needed in self.evidence.sampled(choice):
+            self.add_option(choice, changes, needed)
+        return choice
+
+    def add_option(self, choice: Choice, changes: Cell, needed: bool = True) -> None:
+        """Add what a search has sampled; trials that are not `needed`, of what failed or was pruned, are not made."""
+        cell = {**choice.cell, **changes}
+        if needed:
+            choice.options.append(self.option(changes, choice.stage, cell))
+            return
+        specs = [self.maker.specify(choice.stage, cell, dev) for dev in self._dev_splits(choice.stage, cell)]
+        choice.options.append(Option(changes, tuple(spec.trial_id() for spec in specs)))
 
     def _teacher_is_open(self, cell: Cell) -> bool:
         recipe = self.study.stages.distill
@@ -186,6 +228,7 @@ class Expansion:
         these leaves something open itself, that choice, which comes first."""
         names = sorted({name for grid in self.study.grid for name in map(str, grid.axes["architecture"])})
         layers = list(dict.fromkeys(layer for grid in self.study.grid for layer in grid.axes.get("head_layer", [1])))
+        layers = [layer for layer in layers if layer == BEST or int(layer) <= int(cell["head_depth"])]
         options: list[Option] = []
         first_open: Choice | None = None
         for name, layer in itertools.product(names, layers):
@@ -196,14 +239,14 @@ class Expansion:
             resolved, decisions = found
             changes = {change: value for decision in decisions for change, value in decision.chosen.changes.items()}
             changes = {TEACHER: name, "head_layer": resolved["head_layer"], **changes}
-            option = Option(changes, self.measure("finetune", resolved))
+            option = replace(self.option(changes, "finetune", resolved), rests_on=decisions)
             if all(option.trials != other.trials for other in options):  # `best` may be a listed layer
                 options.append(option)
         if first_open is not None:
             return first_open
         what = {option.trials[0]: option.changes for option in options}
         id = choice_id("finetune", {**cell, "architecture": "teacher"}, what)
-        return self.choices.setdefault(id, Choice(id, "finetune", cell, tuple(options)))
+        return self.choices.setdefault(id, Choice(id, "finetune", cell, options))
 
 
 def _listed(recipe: Any) -> dict[str, list[Scalar]]:

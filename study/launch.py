@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-import subprocess
+import math
 import tempfile
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from reports.records import Failure, read_failures, read_records, record_ids
+from reports.records import Failure, read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
-from study.cluster import ROOT, check_storage_is_shared, ray_cluster, room_for_workers
+from study.budget import Budget, make_budget
+from study.capacity import node_types, room_for_workers, worker_slots
+from study.cluster import check_storage_is_shared, git_state, ray_cluster
 from study.config import Study
-from study.failures import note_death
+from study.estimate import throughput_here
+from study.evidence import StoredEvidence
+from study.failures import failed_for_good, note_death
+from study.growth import Growth
 from study.images import ShardedImages, check_source, find_images, make_images
-from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.schedule import Schedule
+from study.lease import lease
+from study.only import Only, with_what_they_need
+from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
+from study.schedule import Ending, Schedule, State
 from study.trial import canonical_json
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What of a study a launch runs: `only` what matches and what that needs; what failed before if `retry_failed`;
+    nothing that would exceed `budget_gpu_hours`."""
+
+    only: Only | None = None
+    retry_failed: bool = False
+    budget_gpu_hours: float | None = None
+
+
+@dataclass(frozen=True)
 class Launched:
-    """How a launch ended: the plan with all that is finished now, failures by trial id, trials skipped for a parent."""
+    """How a launch ended: the plan with all that is finished now, failures by trial id, trials skipped for a parent.
+
+    `wanted` are the trials that the launch was to run, finished ones included.
+    """
 
     plan: Plan
     failures: dict[str, Failure]
     skipped: list[str]
+    wanted: set[str]
 
     @property
     def complete(self) -> bool:
-        return not self.plan.missing()
+        """Whether all that was wanted has a record, and all is decided that was to be chosen."""
+        everything = self.wanted >= self.plan.trials.keys()
+        return self.wanted <= self.plan.finished and (self.plan.complete or not everything)
 
 
-def launch(study: Study, storage: Storage, address: str | None, display: Any) -> Launched:
+def launch(study: Study, storage: Storage, address: str | None, display: Any, wishes: Wishes | None = None) -> Launched:
     """Run what is missing; launching again resumes.
 
     Everything that can be wrong with the study is found before a trial starts.
@@ -40,32 +64,71 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any) ->
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
     """
+    from study.exploration import open_exploration  # here, because Optuna takes a second to import
+
+    wishes = wishes or Wishes()
+    storage.check_readable()
     images = find_images(study, storage)
-    plan = finished_plan(study, storage, images)  # first, because a study that cannot be planned costs nothing
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    plan = finished_plan(study, images, evidence)  # first, because a study that cannot be planned costs nothing
     storage.check_writable()
     check_source(study, storage)
-    if not plan.missing():
-        return Launched(plan, {}, [])
-    with ray_cluster(address, storage):
-        if address is not None:
-            check_storage_is_shared(storage)
-        if not isinstance(images, ShardedImages):
-            display.say(f"sharding {study.data.source} for {study.name}")
-            images = make_images(study, storage)
-            plan = finished_plan(study, storage, images)
-        skipped = run_plan(plan, storage, images, display, may_grow=address is not None)
-    plan = finished_plan(study, storage, images)
+    skipped: list[str] = []
+    seconds = throughput_here(study.execution, storage).seconds
+    check_search_budgets(plan, images, seconds)
+    if plan.exploring:
+        open_exploration(study, images, evidence, seconds, dry=True)
+    if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
+        with lease(storage, study.name), ray_cluster(address, storage):
+            if address is not None:
+                check_storage_is_shared(storage)
+            if not isinstance(images, ShardedImages):
+                display.say(f"sharding {study.data.source} for {study.name}")
+                images = make_images(study, storage)
+            skipped = run_study(study, storage, images, display, wishes, may_grow=address is not None)
+        plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
-    return Launched(plan, {failure.id: failure for failure in failures}, skipped)
+    return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
 
 
-def finished_plan(study: Study, storage: Storage, images: ShardedImages | ExpectedImages) -> Plan:
+def check_search_budgets(plan: Plan, images: Images, seconds: Callable[[PlannedTrial], float]) -> None:
+    """Refuse a search whose device-hours do not pay for a single sample, where its time is known.
+
+    Raises:
+        ValueError: what one sample takes.
+    """
+    for choice in plan.open_choices:
+        if choice.search is None or choice.search.device_hours is None:
+            continue
+        trials = [planned_trial(choice.id, spec, plan.study.execution, images, plan.expected()) for spec in choice.base]
+        hours = sum(map(seconds, trials)) / 3600
+        if hours > choice.search.device_hours:
+            raise ValueError(
+                f"stages.{choice.stage}.search: device_hours {choice.search.device_hours:g} pay for no sample, one "
+                f"takes about {hours:.2g} ({len(trials)} trainings); raise device_hours, or lower dev.folds"
+            )
+
+
+def wanted_trials(plan: Plan, wishes: Wishes) -> set[str]:
+    """Ids of a plan's trials that a launch is to run or finds finished."""
+    if wishes.only is None:
+        return set(plan.trials)
+    return with_what_they_need(wishes.only, plan.expected(), plan.assumed) & plan.trials.keys()
+
+
+def finished_plan(study: Study, images: ShardedImages | ExpectedImages, evidence: StoredEvidence) -> Plan:
     """The plan with its finished trials, each checked to be the result of this very specification and data.
 
     Raises:
         ValueError: a record in storage that cannot be read, or that is of other data.
     """
-    plan = make_plan(study, images, record_ids(storage))
+    plan = make_plan(study, images, evidence.done, evidence)
+    check_records(plan, evidence.storage, images)
+    return plan
+
+
+def check_records(plan: Plan, storage: Storage, images: ShardedImages | ExpectedImages) -> None:
+    """Refuse records of a plan's trials that are unreadable or of other data."""
     records, problems = read_records(storage, plan.finished)
     if problems:
         listed = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
@@ -73,70 +136,157 @@ def finished_plan(study: Study, storage: Storage, images: ShardedImages | Expect
     for record in records:
         if isinstance(images, ShardedImages) and record.data.fingerprint != images.manifest.fingerprint:
             raise ValueError(
-                f"the data set {study.data.name!r} changed under this study: the record of {record.id} is of data with "
-                f"fingerprint {record.data.fingerprint[:12]}, the shards in {images.shards} have "
+                f"the data set {plan.study.data.name!r} changed under this study: the record of {record.id} is of data "
+                f"with fingerprint {record.data.fingerprint[:12]}, the shards in {images.shards} have "
                 f"{images.manifest.fingerprint[:12]}. Restore the shards, or give the changed data another data.name"
             )
         same = canonical_json(record.spec.model_dump(mode="json")) == canonical_json(
             plan.trials[record.id].spec.plain()
         )
         assert same, f"two specifications share the id {record.id}"
-    return plan
 
 
-def run_plan(plan: Plan, storage: Storage, images: ShardedImages, display: Any, *, may_grow: bool) -> list[str]:
-    """Run every missing trial of a plan; returns the ids that were skipped because a parent failed.
+def run_study(
+    study: Study, storage: Storage, images: ShardedImages, display: Any, wishes: Wishes, *, may_grow: bool
+) -> list[str]:
+    """Run every missing trial of a study, and those that are known only when others are finished; returns the ids that
+    were skipped because what they need failed.
 
     `may_grow`: the cluster may get more nodes than it has now.
+    """
+    launched_at = datetime.now(UTC)
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    growth = Growth(study, images, evidence, throughput_here(study.execution, storage).seconds)
+    check_records(growth.plan, storage, images)
+    room = room_for_workers(study.execution.per_worker)
+    types = node_types() if may_grow else []
+    max_workers = worker_slots(growth.plan, room, types, may_grow=may_grow)
+    if room < 1:
+        display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")
+    failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
+    budget = make_budget(study.execution, storage, wishes.budget_gpu_hours)
+    schedule = make_schedule(growth, storage, wishes, failed, max_workers, budget)
+    for id in failed.keys() & schedule.trials.keys():
+        display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
+    run_schedule(schedule, growth, storage, images, display, launched_at, budget, grows=bool(types))
+    if budget is not None:
+        display.say(budget.summary(schedule.missing()))
+    for id, state in schedule.states.items():
+        if state == "failed" and id not in failed:
+            note_death(storage, id, launched_at)
+    return [id for id, state in schedule.states.items() if state == "skipped"]
+
+
+def make_schedule(
+    growth: Growth,
+    storage: Storage,
+    wishes: Wishes,
+    given_up: Collection[str],
+    max_workers: int,
+    budget: Budget | None = None,
+) -> Schedule:
+    """The schedule of what is wanted, which grows by what becomes known."""
+
+    def grow(changed: list[tuple[str, State]]) -> list[PlannedTrial]:
+        new = growth.after(changed)
+        if wishes.only is None or not new:
+            return new
+        wanted = wanted_trials(growth.known(), wishes)  # of earlier trials too: what needs them may be known only now
+        return [trial for id, trial in growth.planner.trials.items() if id in wanted and id not in schedule.trials]
+
+    def ending(id: str) -> Ending:
+        state = how_it_ended(storage, growth, id)
+        if budget is not None:
+            budget.ended(id, read_record(storage, id).cost.device_seconds if state == "done" else None)
+        return state
+
+    plan = growth.plan.part(wanted_trials(growth.plan, wishes))
+    schedule = Schedule(plan, ending, max_workers, grow, given_up, growth.evidence.done)
+    if budget is not None:
+        schedule.may_start = budget.may_start
+    return schedule
+
+
+def how_it_ended(storage: Storage, growth: Growth, id: str) -> Ending:
+    """How a trial ended, by what it left in storage."""
+    if storage.exists("records", f"{id}.json"):
+        return "done"
+    return "pruned" if growth.evidence.is_pruned(id) else "failed"
+
+
+def run_schedule(
+    schedule: Schedule,
+    growth: Growth,
+    storage: Storage,
+    images: ShardedImages,
+    display: Any,
+    launched_at: datetime,
+    budget: Budget | None,
+    *,
+    grows: bool,
+) -> None:
+    """Run the trials of a schedule as trials of one Ray Tune run.
+
+    On a cluster that `grows` no process is kept for the next trial: it would keep its node, too.
     """
     from ray import tune
 
     from study.display import OnStep
     from study.execute import run_trial
+    from study.gang import booked_by_trial
     from study.reporting import REFRESH_SECONDS, refreshing
     from study.searcher import GraphSearcher
 
-    execution, launched_at = plan.study.execution, datetime.now(UTC)
-    commit, dirty = git_state()
-    room = room_for_workers(execution.per_worker)
-    max_workers = worker_slots(plan, room, may_grow=may_grow)
-    if room < 1:
-        display.say(f"no node has room for {execution.per_worker} now: waiting for the cluster to grow")
-    schedule = Schedule(plan, lambda id: storage.exists("records", f"{id}.json"), max_workers)
-    searcher = GraphSearcher(schedule, lambda trial: {"job": _job(trial, plan.study, storage, images, commit, dirty)})
-    one = _booked_by_trial(execution.per_worker)
+    study, (commit, dirty) = growth.plan.study, git_state()
+    throughput = throughput_here(study.execution, storage)
+
+    def make_config(trial: PlannedTrial) -> dict[str, Any]:
+        growth.evidence.forget_mark(trial.id)
+        if budget is not None:
+            budget.started(trial)
+        job = _job(trial, study, storage, images, commit, dirty)
+        decisions, expected = growth.expansion.decisions.get(trial.id, ()), throughput.seconds(trial)
+        more = {
+            "selections": [decision.plain() for decision in decisions],
+            "rungs": growth.rungs(trial.id),
+            "launched_at": launched_at.isoformat(),
+            "preemption_retries": study.execution.preemption_retries,
+            "planned_device_seconds": None if math.isnan(expected) else expected,
+        }
+        return {"job": {**job, **more}}
+
+    def judge(id: str, result: dict[str, Any]) -> None:
+        if growth.prune(id, result["rung"], result["dev_top1"]):
+            growth.evidence.mark_pruned(id)
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([one if config["job"]["workers"] == 1 else {"CPU": 0.01}])
+        return tune.PlacementGroupFactory([booked_by_trial(study.execution.per_worker, config["job"]["workers"])])
 
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
         display.following(schedule, storage) as callback,
-        refreshing(plan, storage) as report,
+        refreshing(growth.plan, storage) as report,
     ):
-        refresh = OnStep(lambda: report.refresh(ended(schedule)), REFRESH_SECONDS)
+        refresh = OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)
         tuner = tune.Tuner(
             tune.with_resources(run_trial, resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=len(plan.missing()),
-                max_concurrent_trials=max_workers,
+                search_alg=GraphSearcher(schedule, make_config, judge),
+                num_samples=-1,  # until the schedule says that it is at its end
+                max_concurrent_trials=schedule.max_workers,
                 metric="finished",
                 mode="max",
-                reuse_actors=True,
+                reuse_actors=not grows,
             ),
             run_config=tune.RunConfig(
                 name="study",
                 storage_path=scratch,  # trials report no files, so only this process writes there
                 verbose=0,
+                failure_config=tune.FailureConfig(max_failures=study.execution.preemption_retries),
                 callbacks=[callback, refresh],
             ),
         )
         tuner.fit()
-    for id, state in schedule.states.items():
-        if state == "failed":
-            note_death(storage, id, launched_at)
-    return [id for id, state in schedule.states.items() if state == "skipped"]
 
 
 def ended(schedule: Schedule) -> int:
@@ -144,23 +294,11 @@ def ended(schedule: Schedule) -> int:
     return sum(state not in ("waiting", "running") for state in schedule.states.values())
 
 
-def git_state() -> tuple[str, bool]:
-    """Commit of the checkout, and whether it has uncommitted changes; "unknown" outside of a checkout."""
-    try:
-        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def _job(
     trial: PlannedTrial, study: Study, storage: Storage, images: ShardedImages, commit: str, dirty: bool
 ) -> dict[str, Any]:
     """A trial's job as plain JSON types; `execute.Job` types it again on the other side."""
-    fraction = getattr(trial.spec.settings, "label_fraction", None)
+    fraction = trial.spec.labels_read
     return {
         "id": trial.id,
         "study": study.name,
@@ -180,28 +318,3 @@ def _job(
         "commit": commit,
         "dirty": dirty,
     }
-
-
-def _booked_by_trial(per_worker: dict[str, float]) -> dict[str, float]:
-    from study.execute import booked
-
-    return {"CPU": 0.0, **booked(per_worker)}
-
-
-def worker_slots(plan: Plan, room: int, *, may_grow: bool) -> int:
-    """How many workers may be in flight: the study's cap, and on a cluster that cannot grow no more than there is room.
-
-    Raises:
-        ValueError: a trial asks for more workers than there may ever be.
-    """
-    execution = plan.study.execution
-    cap = execution.max_workers
-    slots = room if cap is None else cap if may_grow else min(cap, room)
-    widest = max(plan.missing().values(), key=lambda trial: trial.workers)
-    if widest.workers > slots:
-        raise ValueError(
-            f"{widest.id} asks for {widest.workers} workers of {execution.per_worker}, but there is room for {slots}; "
-            "lower execution.workers or execution.per_worker, launch on a bigger cluster, or set execution.max_workers "
-            "for a cluster that grows on demand"
-        )
-    return slots

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from study.cells import DEFAULT_AXES
 from study.check import check_grid
 from study.check_adaptive import check_adaptive
 from study.config import AXES_OF_STAGE, Study, explain_errors
@@ -87,6 +88,22 @@ def parse_study(raw: dict[str, Any], where: str = "study") -> Study:
         check_grid(study, grid)
     check_adaptive(study)
     return study
+
+
+def with_seeds(study: Study, count: int) -> Study:
+    """The study with at least `count` seeds in every grid: its own, and the smallest numbers that are not among them.
+
+    Raises:
+        ValueError: fewer than one seed.
+    """
+    if count < 1:
+        raise ValueError(f"--seeds {count}: expected 1 or more")
+    grids = []
+    for grid in study.grid:
+        own = list(grid.axes.get("seed", [DEFAULT_AXES["seed"]]))
+        more = [seed for seed in range(count + len(own)) if seed not in own][: max(0, count - len(own))]
+        grids.append(grid.model_copy(update={"axes": {**grid.axes, "seed": [*own, *more]}}))
+    return study.model_copy(update={"grid": grids})
 
 
 def _plain_grid(entry: Any) -> Any:

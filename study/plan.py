@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import builtins
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
+from datasets.splits import held_out_rows
 from study.check import check_batch, micro_batches
-from study.config import Execution, Study
-from study.grid import expand
+from study.check_space import check_space
+from study.choices import Choice
+from study.config import Execution, Study, expected_labels
+from study.evidence import Assumed, StoredEvidence
+from study.grid import Expansion, expand
 from study.trial import TrialSpec
 from trainables.architecture import (
     PROJECTION_DIM,
@@ -26,7 +27,7 @@ from trainables.architecture import (
     parse_architecture,
 )
 from trainables.schedule import learning_rate_at, total_steps
-from trainables.spec import STAGES, DistillSettings, FinetuneSettings, LinearSettings, PretrainSettings, Stage
+from trainables.spec import DistillSettings, FinetuneSettings, LinearSettings, PretrainSettings, Stage
 
 
 class Images(Protocol):
@@ -50,7 +51,7 @@ class ExpectedImages:
         return cls(study.data.limited_train_images, study.data.classes)
 
     def labelled(self, label_fraction: float) -> int:
-        return max(self.classes, math.floor(label_fraction * self.train_images + 1e-6))  # 0.29 x 100 is 28.99...
+        return expected_labels(label_fraction, self.train_images, self.classes)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PlannedTrial:
 
     `parameters` are the encoder's, as the paper's Table 1 counts them (with batch norm's moving statistics).
     `train_flops` is the arithmetic of training: forward and backward passes, a multiply-add being two operations; the
-    evaluation afterwards is left out.
+    evaluation afterwards is left out. `after`: other trials that must have ended before, since they decide about it.
     """
 
     id: str
@@ -69,77 +70,168 @@ class PlannedTrial:
     steps: int
     parameters: int
     train_flops: float
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials of a study, parents first, beside what a grid without merging would run."""
+    """All trials of a study that are known, parents first, beside what a grid without merging would run.
+
+    `assumed` are trials that a choice will add or replace: what is open costs about as much as these, in which the
+    first option of every choice is taken to be the best. `open_choices` are not decided yet. `exploring`: more cells of
+    the grid may be picked.
+    """
 
     study: Study
     cells: int
     naive: Counter[Stage]
     trials: dict[str, PlannedTrial]
     finished: frozenset[str]
+    assumed: dict[str, PlannedTrial] = field(default_factory=dict)
+    open_choices: tuple[Choice, ...] = ()
+    exploring: bool = False
 
     def missing(self) -> dict[str, PlannedTrial]:
         return {id: trial for id, trial in self.trials.items() if id not in self.finished}
 
+    def part(self, ids: Collection[str]) -> Plan:
+        """The plan of these trials only, whose parents are among them or finished."""
+        trials = {id: trial for id, trial in self.trials.items() if id in ids or id in self.finished}
+        return replace(self, trials=trials)
 
-def make_plan(study: Study, images: Images, finished: Iterable[str] = ()) -> Plan:
-    """Expand, merge and cost a study.
+    def whole(self) -> Plan:
+        """The plan of all trials that the study is expected to need, as if what is open were known."""
+        return replace(self, trials=self.expected(), assumed={})
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to run or to decide."""
+        return not self.open_choices and not self.exploring and len(self.finished) == len(self.trials)
+
+    def expected(self) -> dict[str, PlannedTrial]:
+        """All trials that the study is expected to need, parents first."""
+        return {**self.trials, **self.assumed}
+
+
+class Planner:
+    """Costs trials, each kind of trial once: trials that differ in seeds take the same."""
+
+    def __init__(self, study: Study, images: Images) -> None:
+        self.study, self.images = study, images
+        self.trials: dict[str, PlannedTrial] = {}
+        self._like: dict[tuple[object, ...], PlannedTrial] = {}
+        self._kinds: dict[str | None, tuple[object, ...]] = {None: ()}
+
+    def add(self, id: str, spec: TrialSpec, after: tuple[str, ...] = ()) -> PlannedTrial:
+        """Cost a trial whose parent was added before."""
+        kind = (spec.architecture, builtins.id(spec.settings), spec.dev, *self._kinds[spec.parent])
+        self._kinds[id] = kind
+        if kind not in self._like:
+            self._like[kind] = planned_trial(id, spec, self.study.execution, self.images, self.trials)
+        self.trials[id] = replace(self._like[kind], id=id, spec=spec, after=after)
+        return self.trials[id]
+
+
+def make_plan(
+    study: Study, images: Images, finished: Iterable[str] = (), evidence: StoredEvidence | None = None
+) -> Plan:
+    """Expand, merge and cost a study, as far as `evidence` decides what it leaves open.
 
     Raises:
         ValueError: a combination that cannot be run, named with the trial that it belongs to.
     """
-    expanded = expand(study)
-    trials: dict[str, PlannedTrial] = {}
-    for id, spec in expanded.specs.items():
-        trials[id] = _planned(id, spec, study.execution, images, trials)
+    return plan_of(expand(study, evidence, images.labelled), Planner(study, images), finished, evidence)
+
+
+def plan_of(
+    expansion: Expansion, planner: Planner, finished: Iterable[str], evidence: StoredEvidence | None = None
+) -> Plan:
+    """The plan of an expansion; its trials are added to the planner."""
+    for id, spec in expansion.specs.items():
+        if id not in planner.trials:
+            planner.add(id, spec)
+    trials = dict(planner.trials)
     done = frozenset(set(finished) & set(trials))
-    return Plan(study, expanded.cells, expanded.naive, trials, done)
+    study, images = planner.study, planner.images
+    exploring = study.explore is not None and (evidence is None or evidence.exploring(study, images.labelled))
+    if not expansion.choices:
+        return Plan(study, expansion.cells, expansion.naive, trials, done, exploring=exploring)
+    whole = expand(study, Assumed(evidence), images.labelled)
+    for choice in whole.choices.values():
+        if choice.search is not None:
+            check_space(choice, whole.maker, lambda spec: check_training(spec.stage, spec, study.execution, images))
+    assumed = _assumed(whole, Planner(study, images), trials)
+    still_open = tuple(choice for choice in expansion.choices.values() if expansion.evidence.decide(choice) is None)
+    return Plan(study, expansion.cells, whole.naive, trials, done, assumed, still_open)
 
 
-def workers_of(execution: Execution, architecture: str) -> int:
-    """Workers of a trial: the first matching pattern's, else the default."""
-    if isinstance(execution.workers, int):
-        return execution.workers
-    for pattern, count in execution.workers.items():
-        if pattern != "default" and fnmatchcase(architecture, pattern):
-            return count
-    return execution.workers["default"]
+def _assumed(whole: Expansion, planner: Planner, known: Mapping[str, PlannedTrial]) -> dict[str, PlannedTrial]:
+    """Trials beyond those known, each after those that measure the options of the choices that it rests on."""
+    found: dict[str, PlannedTrial] = {}
+    for id, spec in whole.specs.items():
+        after: list[str] = []
+        for choice in [decision.choice for decision in whole.decisions.get(id, ()) if decision.assumed]:
+            after += [other for option in choice.options for other in option.trials]
+            for sample, base in _samples_to_come(choice).items():
+                if sample not in found:
+                    found[sample] = planner.add(sample, base)
+                after.append(sample)
+        planned = planner.add(id, spec, tuple(after))
+        if id not in known:
+            found[id] = planned
+    return found
 
 
-def _planned(
+def _samples_to_come(choice: Choice) -> dict[str, TrialSpec]:
+    """Stand-ins for the trials that a search will sample, by names of their own; none where its budget is in hours."""
+    most = None if choice.search is None else choice.search.most_trials
+    return {
+        f"{choice.id}-sample{number + 1}-dev{fold + 1}": spec
+        for number in range(len(choice.options), most or 0)
+        for fold, spec in enumerate(choice.base)
+    }
+
+
+def planned_trial(
     id: str, spec: TrialSpec, execution: Execution, images: Images, trials: dict[str, PlannedTrial]
 ) -> PlannedTrial:
-    optimization = spec.settings.optimization
-    rows = training_rows(spec, images)
-    workers = 1 if spec.stage == "linear" else workers_of(execution, spec.architecture)
-    batch = optimization.global_batch_size
-    check_batch(id, spec, workers, images.train_images)
-    try:
-        learning_rate_at(0, rows=rows, optimization=optimization)
-    except ValueError as error:
-        raise ValueError(f"{id}: {error}") from None
-    steps = total_steps(rows, optimization.epochs, batch)
+    """A trial with what it takes; `trials` holds its ancestors.
+
+    Raises:
+        ValueError: it cannot be run, named by its id.
+    """
+    check_training(id, spec, execution, images)
+    optimization, rows = spec.settings.optimization, training_rows(spec, images)
+    steps = total_steps(rows, optimization.epochs, optimization.global_batch_size)
     return PlannedTrial(
         id=id,
         spec=spec,
-        workers=workers,
+        workers=execution.workers_of(spec.stage, spec.architecture),
         rows=rows,
         steps=steps,
         parameters=encoder_parameters(_architecture(spec.architecture), spec.data.image_size),
-        train_flops=_train_flops(spec, steps, rows, trials),
+        train_flops=train_flops(spec, steps, rows, trials),
     )
 
 
+def check_training(id: str, spec: TrialSpec, execution: Execution, images: Images) -> None:
+    """Refuse a trial that cannot be run: a batch that cannot be shared, a warm-up longer than the training."""
+    rows = training_rows(spec, images)
+    check_batch(id, spec, execution.workers_of(spec.stage, spec.architecture), rows)
+    try:
+        learning_rate_at(0, rows=rows, optimization=spec.settings.optimization)
+    except ValueError as error:
+        raise ValueError(f"{id}: {error}") from None
+
+
 def training_rows(spec: TrialSpec, images: Images) -> int:
-    """Number of images that one epoch of a trial passes over."""
-    settings = spec.settings
+    """Number of images that one epoch of a trial passes over, without those that it holds out."""
+    settings, dev = spec.settings, spec.dev
+    held_out = 0 if dev is None else len(held_out_rows(images.labelled(dev.label_fraction), dev.folds, dev.fold))
     if isinstance(settings, PretrainSettings) or (isinstance(settings, DistillSettings) and settings.images == "all"):
-        return images.train_images
+        return images.train_images - held_out
     assert settings.label_fraction is not None
-    return images.labelled(settings.label_fraction)
+    return images.labelled(settings.label_fraction) - held_out
 
 
 @lru_cache
@@ -148,7 +240,7 @@ def _architecture(name: str) -> Architecture:
 
 
 @lru_cache
-def _forward(name: str, image_size: int, classes: int, head_depth: int, head_layers: int) -> float:
+def forward_flops_of(name: str, image_size: int, classes: int, head_depth: int, head_layers: int) -> float:
     """Operations of one image's forward pass: encoder, projection layers, linear layer (if `classes`)."""
     architecture = _architecture(name)
     whole_head = 0 < head_layers == head_depth
@@ -157,24 +249,24 @@ def _forward(name: str, image_size: int, classes: int, head_depth: int, head_lay
     return forward_flops(architecture, image_size) + head + 2 * width * classes
 
 
-def _train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:
+def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:
     """Operations of a training; a backward pass costs two forward passes, micro-batches another forward pass."""
     settings, size, classes = spec.settings, spec.data.image_size, spec.data.classes
     seen = steps * settings.optimization.global_batch_size
     passes = 3 if micro_batches(spec) == 1 else 4
     if isinstance(settings, PretrainSettings):
         depth, momentum_encoder = settings.head_depth, settings.memory.decay > 0
-        return seen * 2 * (passes + momentum_encoder) * _forward(spec.architecture, size, 0, depth, depth)
+        return seen * 2 * (passes + momentum_encoder) * forward_flops_of(spec.architecture, size, 0, depth, depth)
     if isinstance(settings, FinetuneSettings):
-        return seen * passes * _forward(spec.architecture, size, classes, *_head_of(spec, trials))
+        return seen * passes * forward_flops_of(spec.architecture, size, classes, *_head_of(spec, trials))
     if isinstance(settings, LinearSettings):
-        features = rows * _forward(spec.architecture, size, 0, 0, 0)
+        features = rows * forward_flops_of(spec.architecture, size, 0, 0, 0)
         return features + seen * 3 * 2 * feature_dim(_architecture(spec.architecture)) * classes
-    student = seen * passes * _forward(spec.architecture, size, classes, 0, 0)
+    student = seen * passes * forward_flops_of(spec.architecture, size, classes, 0, 0)
     if isinstance(settings, DistillSettings):
         assert spec.parent is not None
         teacher = trials[spec.parent].spec
-        return student + seen * _forward(teacher.architecture, size, classes, *_head_of(teacher, trials))
+        return student + seen * forward_flops_of(teacher.architecture, size, classes, *_head_of(teacher, trials))
     return student
 
 
@@ -186,101 +278,3 @@ def _head_of(spec: TrialSpec, trials: dict[str, PlannedTrial]) -> tuple[int, int
     pretrain = trials[spec.parent].spec.settings
     assert isinstance(pretrain, PretrainSettings)
     return pretrain.head_depth, spec.settings.head_layer
-
-
-def describe_plan(plan: Plan) -> Iterator[str]:
-    """The plan as lines of text: a table by stage, then every trial."""
-    study = plan.study
-    yield f"study    {study.name}"
-    if study.question:
-        yield f"question {' '.join(study.question.split())}"
-    images = ExpectedImages.of(study)
-    yield f"data     {study.data.name}: {images.train_images:,} training images, {images.classes:,} classes"
-    total_naive, total = sum(plan.naive.values()), len(plan.trials)
-    yield (
-        f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, "
-        f"{total:,} with shared ones merged"
-    )
-    yield ""
-    yield f"{'stage':<12}{'naive':>8}{'trials':>8}{'finished':>10}{'train FLOPs':>14}{'to do':>14}"
-    for stage in STAGES:
-        mine = [trial for trial in plan.trials.values() if trial.spec.stage == stage]
-        if mine or plan.naive[stage]:
-            yield _stage_line(stage, plan.naive[stage], mine, plan)
-    yield _stage_line("total", total_naive, list(plan.trials.values()), plan)
-    for stage in STAGES:
-        mine = [trial for trial in plan.trials.values() if trial.spec.stage == stage]
-        if not mine:
-            continue
-        width = max(len(trial.id) for trial in mine)
-        yield ""
-        yield f"{stage:<{width}}  {'':8}  {'params':>8}  {'images':>11}  {'steps':>9}  {'FLOPs':>9}  {'workers':>7}"
-        for trial in mine:
-            state = "finished" if trial.id in plan.finished else "to do"
-            yield (
-                f"{trial.id:<{width}}  {state:<8}  {count(trial.parameters):>8}  {trial.rows:>11,}  {trial.steps:>9,}  "
-                f"{trial.train_flops:>9.2e}  {trial.workers:>7}"
-            )
-
-
-def _stage_line(name: str, naive: int, trials: list[PlannedTrial], plan: Plan) -> str:
-    finished = sum(trial.id in plan.finished for trial in trials)
-    flops = sum(trial.train_flops for trial in trials)
-    todo = sum(trial.train_flops for trial in trials if trial.id not in plan.finished)
-    return f"{name:<12}{naive:>8,}{len(trials):>8,}{finished:>10,}{flops:>14.2e}{todo:>14.2e}"
-
-
-def count(number: float) -> str:
-    """A count in three digits or so: 812, 45.2k, 23.6M, 795M."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            scaled = number / limit
-            return f"{scaled:.0f}{suffix}" if scaled >= 100 else f"{scaled:.1f}{suffix}"
-    return f"{number:.0f}"
-
-
-def drift(plan: Plan, finished: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
-    """For each unfinished trial that differs from a finished one in at most two settings: what differs.
-
-    `finished` are the specifications of the storage's records; those of the plan's own trials do not count. Parents'
-    ids are not compared: they follow from their own settings.
-    """
-    planned = {id: _flatten(trial.spec.plain()) for id, trial in plan.trials.items()}
-    own = {frozenset(fields.items()) for fields in planned.values()}
-    others = {frozenset(fields.items()): fields for fields in map(_flatten, finished)}
-    explained: dict[str, list[str]] = {}
-    for stage in STAGES:
-        known = [fields for key, fields in others.items() if fields["stage"] == stage and key not in own]
-        missing = [id for id, trial in plan.missing().items() if known and trial.spec.stage == stage]
-        for id, other in zip(missing, _nearest([planned[id] for id in missing], known), strict=True):
-            mine = planned[id]
-            changes = [
-                f"{key} {other.get(key)} -> {mine.get(key)}" for key in mine | other if other.get(key) != mine.get(key)
-            ]
-            if 1 <= len(changes) <= 2:
-                explained[id] = changes
-    return {id: explained[id] for id in plan.trials if id in explained}
-
-
-def _nearest(wanted: list[dict[str, Any]], known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For each of `wanted`, the first of `known` that differs from it in the fewest fields."""
-    names = sorted({name for fields in (*wanted, *known) for name in fields})
-    codes: dict[tuple[str, Any], int] = {}  # a number for each value met: big plans make millions of comparisons
-
-    def encode(fields: dict[str, Any]) -> list[int]:
-        return [codes.setdefault((name, fields.get(name)), len(codes)) for name in names]
-
-    table = np.array([encode(fields) for fields in known]).T.copy()
-    for fields in wanted:
-        differences = (table != np.array(encode(fields))[:, None]).sum(0)
-        yield known[int(differences.argmin())]
-
-
-def _flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            fields |= _flatten(value, f"{prefix}{key}.")
-        elif prefix + key != "parent":
-            fields[prefix + key] = value
-    return fields

@@ -14,25 +14,27 @@ FRESH_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Share of the steps done, in [0, 1], and when that was (seconds since the epoch)."""
+    """Share of the steps done, in [0, 1], when that was (seconds since the epoch), in which launch, on which node."""
 
     share: float
     updated_at: float
+    launch: str = ""
+    node: str = ""
 
     @property
     def fresh(self) -> bool:
         return time.time() - self.updated_at < FRESH_SECONDS
 
 
-def write_progress(storage: Storage, id: str, share: float) -> None:
-    content = {"share": share, "updated_at": time.time()}
+def write_progress(storage: Storage, id: str, share: float, launch: str = "", node: str = "") -> None:
+    content = {"share": share, "updated_at": time.time(), "launch": launch, "node": node}
     storage.write_bytes(json.dumps(content).encode(), "checkpoints", id, "progress.json")
 
 
 def read_progress(storage: Storage, id: str) -> Progress | None:
     """A trial's progress; None before its start and after its end."""
     try:
-        return Progress(**json.loads(storage.read_bytes("checkpoints", id, "progress.json")))
+        return Progress(**storage.read_json("checkpoints", id, "progress.json"))
     except FileNotFoundError:
         return None
 

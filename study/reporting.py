@@ -9,20 +9,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import IO, Any
 
 from reports.build import FORMATS, parse_formats, write_file, write_report
 from reports.export import ImageError
-from reports.next_experiment import PlannedTrial
+from reports.next_experiment import PlannedTrial as ReportedTrial
 from reports.page import build_page
 from reports.results import Results, StudyInfo
 from reports.serve import LivePage, make_server, serve, url
 from reports.storage import Storage
 from reports.tables import variant_of
 from study.cluster import ROOT
-from study.plan import Plan
+from study.plan import Plan, PlannedTrial
 
 REFRESH_SECONDS = 30.0
 NICENESS = 10  # trainings come first
@@ -31,7 +31,7 @@ NICENESS = 10  # trainings come first
 def study_info(plan: Plan) -> StudyInfo:
     """Name, question and planned trials; a student has its teacher's label fraction and head layer unless it names
     its own."""
-    planned: dict[str, PlannedTrial] = {}
+    planned: dict[str, ReportedTrial] = {}
     for id, trial in plan.trials.items():  # parents first
         spec, parent = trial.spec, planned.get(trial.spec.parent or "")
         known: dict[str, Any] = {}
@@ -39,13 +39,14 @@ def study_info(plan: Plan) -> StudyInfo:
             own = getattr(spec.settings, name, None)
             inherited = None if parent is None or name == "temperature" else getattr(parent, name)
             known[name] = inherited if own is None else own
-        planned[id] = PlannedTrial(
+        planned[id] = ReportedTrial(
             id=id,
             stage=spec.stage,
             architecture=spec.architecture,
             seed=spec.seed,
             parent=spec.parent,
             train_flops=trial.train_flops,
+            dev=spec.dev is not None,
             variant=variant_of("run", spec.plain(), spec.parent if parent is None else parent.variant),
             **known,
         )
@@ -57,16 +58,21 @@ class Refresher:
 
     def __init__(self, plan: Plan, storage: Storage, task: IO[bytes]) -> None:
         """`task` is an empty file; a pipe would block until the other process has started to read."""
-        task.write(json.dumps({"storage": storage.root, "study": asdict(study_info(plan))}).encode())
-        self.task = task
+        self.plan, self.storage, self.task = plan, storage, task
         self.process: subprocess.Popen[bytes] | None = None
         self.shown = len(plan.finished)
 
-    def refresh(self, ended: int) -> None:
-        """Start a new report, unless no trial has ended since the last one, or that one is not written yet."""
+    def refresh(self, ended: int, trials: dict[str, PlannedTrial]) -> None:
+        """Start a new report of the trials planned by now, unless none has ended since the last one, or that one is
+        not written yet."""
         if ended == self.shown or (self.process is not None and self.process.poll() is None):
             return
         try:
+            info = study_info(replace(self.plan, trials=trials))
+            self.task.seek(0)
+            self.task.truncate()
+            self.task.write(json.dumps({"storage": self.storage.root, "study": asdict(info)}).encode())
+            self.task.flush()
             self.task.seek(0)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "reports.refresh"],

@@ -4,46 +4,67 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 from study.plan import Plan, PlannedTrial
 
-State = Literal["waiting", "running", "done", "failed", "skipped"]
+State = Literal["waiting", "running", "done", "pruned", "failed", "skipped"]
+Ending = Literal["done", "pruned", "failed"]
+Grow = Callable[[list[tuple[str, State]]], list[PlannedTrial]]
 
 
 class Schedule:
     """Hands out the trials of a plan, the longest remaining chain of FLOPs first.
 
-    A small model is being fine-tuned while a big one still pretrains: there are no barriers between stages. Children of
-    a failed trial are skipped. `has_record` decides whether a trial that ended is done: the record is the truth, not
-    what whoever ran it believes. At most `max_workers` workers are in flight.
+    A small model is being fine-tuned while a big one still pretrains: there are no barriers between stages. What builds
+    on a trial without a record is skipped, and so is what builds on one of `given_up`, which are not tried.
+    `ending` tells how a trial ended: the record is the truth, not what whoever ran it believes. At most `max_workers`
+    workers are in flight. `grow` is told of every trial that has ended or was skipped, and returns the trials that are
+    known only now; those in `finished` have a record of an earlier launch. What `may_start` refuses is left waiting.
     """
 
-    def __init__(self, plan: Plan, has_record: Callable[[str], bool], max_workers: int) -> None:
-        self.trials = plan.trials
-        self.has_record = has_record
+    def __init__(
+        self,
+        plan: Plan,
+        ending: Callable[[str], Ending],
+        max_workers: int,
+        grow: Grow | None = None,
+        given_up: Collection[str] = (),
+        finished: Collection[str] = (),
+    ) -> None:
+        self.ending = ending
         self.max_workers = max_workers
-        self.states: dict[str, State] = {id: "done" if id in plan.finished else "waiting" for id in plan.trials}
-        self.waiting = len(self.missing())
+        self.grow = grow
+        self.finished = finished
+        self.may_start: Callable[[PlannedTrial], bool] = lambda trial: True
+        self.trials: dict[str, PlannedTrial] = {}
+        self.states: dict[str, State] = {}
+        self.waiting = 0
         self.workers_in_flight = 0
-        chains = chains_of(self.trials)
-        most_urgent_first = sorted(self.missing(), key=chains.__getitem__, reverse=True)
-        self.ranks = {id: rank for rank, id in enumerate(most_urgent_first)}
+        self.unmet: dict[str, int] = {}  # of how many trials a waiting one still waits for the record
         self.children: dict[str, list[str]] = {}
-        self.ready: list[tuple[int, str]] = []  # a heap of waiting trials whose parents are done
-        for id, rank in self.ranks.items():
-            parent = self.trials[id].spec.parent
-            if parent is not None:
-                self.children.setdefault(parent, []).append(id)
-            if parent is None or self.states[parent] == "done":
-                self.ready.append((rank, id))  # ranks ascend, so this is a heap
+        self.chains: dict[str, float] = chains_of(plan.expected())
+        self.numbers: dict[str, int] = {}  # the order of the plan, which decides between equal chains
+        self.ready: list[tuple[float, int, str]] = []  # a heap of the waiting trials that wait for no other one
+        for id, trial in plan.trials.items():
+            self._add(trial, "done" if id in plan.finished else "failed" if id in given_up else "waiting")
 
     def next(self) -> PlannedTrial | Literal["wait", "end"]:
         """The trial to start now; "wait" until another one has ended; "end" when nothing can start any more."""
+        refused = []
+        while self.ready and not self.may_start(self.trials[self.ready[0][-1]]):
+            refused.append(heapq.heappop(self.ready))
+        found = self._next_of_ready()
+        for entry in refused:
+            heapq.heappush(self.ready, entry)
+        return "end" if found == "wait" and refused and self.workers_in_flight == 0 else found
+
+    def _next_of_ready(self) -> PlannedTrial | Literal["wait", "end"]:
         if not self.ready:
-            return "wait" if self.waiting else "end"
-        trial = self.trials[self.ready[0][1]]
+            growing = self.grow is not None and self.workers_in_flight > 0
+            return "wait" if self.waiting or growing else "end"
+        trial = self.trials[self.ready[0][-1]]
         if trial.workers > self.max_workers - self.workers_in_flight:
             return "wait"  # for its gang of workers; smaller trials behind it would starve it for ever
         heapq.heappop(self.ready)
@@ -52,15 +73,21 @@ class Schedule:
         return trial
 
     def ended(self, id: str) -> None:
-        """A trial has ended, well or not: its children may start, or are skipped."""
+        """A trial has ended, well or not: what waits for it may start, or is skipped."""
         assert self.states[id] == "running", f"{id} ended and is {self.states[id]}"
         self.workers_in_flight -= self.trials[id].workers
-        self._change(id, "done" if self.has_record(id) else "failed")
-        if self.states[id] == "failed":
-            self._skip_children(id)
-            return
-        for child in self.children.get(id, []):
-            heapq.heappush(self.ready, (self.ranks[child], child))
+        self._change(id, self.ending(id))
+        changed: list[tuple[str, State]] = [(id, self.states[id])]
+        if self.states[id] == "done":
+            for child in self.children.get(id, []):
+                self._met(child)
+        else:
+            changed += [(child, "skipped") for child in self._skip_children(id)]
+        if self.grow is not None:
+            new = self.grow(changed)
+            self.chains |= chains_of({trial.id: trial for trial in new})
+            for trial in new:
+                self._add(trial, "done" if trial.id in self.finished else "waiting")
 
     def missing(self) -> list[str]:
         return [id for id, state in self.states.items() if state == "waiting"]
@@ -72,10 +99,38 @@ class Schedule:
             table.setdefault(self.trials[id].spec.stage, Counter())[state] += 1
         return table
 
-    def _skip_children(self, id: str) -> None:
+    def _add(self, trial: PlannedTrial, state: State) -> None:
+        """Add a trial whose predecessors were added before."""
+        id, before = trial.id, predecessors(trial)
+        self.trials[id], self.states[id], self.numbers[id] = trial, state, len(self.numbers)
+        if state != "waiting":
+            return
+        self.waiting += 1
+        self.unmet[id] = sum(self.states[other] != "done" for other in before)
+        for other in before:
+            self.children.setdefault(other, []).append(id)
+        if any(self.states[other] in ("pruned", "failed", "skipped") for other in before):
+            self._change(id, "skipped")
+        elif self.unmet[id] == 0:
+            self._make_ready(id)
+
+    def _make_ready(self, id: str) -> None:
+        heapq.heappush(self.ready, (-self.chains[id], self.numbers[id], id))
+
+    def _met(self, id: str) -> None:
+        """One of the trials for which this one waits has its record."""
+        self.unmet[id] -= 1
+        if self.unmet[id] == 0 and self.states[id] == "waiting":
+            self._make_ready(id)
+
+    def _skip_children(self, id: str) -> list[str]:
+        """Skip what waits for a trial that gets no record; returns what was skipped."""
+        skipped: list[str] = []
         for child in self.children.get(id, []):
-            self._change(child, "skipped")
-            self._skip_children(child)
+            if self.states[child] == "waiting":
+                self._change(child, "skipped")
+                skipped += [child, *self._skip_children(child)]
+        return skipped
 
     def _change(self, id: str, state: State) -> None:
         assert self.states[id] in ("waiting", "running")
@@ -83,11 +138,16 @@ class Schedule:
         self.states[id] = state
 
 
-def chains_of(trials: dict[str, PlannedTrial]) -> dict[str, float]:
+def predecessors(trial: PlannedTrial) -> tuple[str, ...]:
+    """The trials whose records a trial waits for."""
+    return trial.after if trial.spec.parent is None else (trial.spec.parent, *trial.after)
+
+
+def chains_of(trials: Mapping[str, PlannedTrial]) -> dict[str, float]:
     """FLOPs from the start of each trial to the end of its longest chain of descendants; parents come first."""
     chain = {id: trial.train_flops for id, trial in trials.items()}
-    for id, trial in reversed(trials.items()):
-        if trial.spec.parent is not None:
-            own = trials[trial.spec.parent].train_flops
-            chain[trial.spec.parent] = max(chain[trial.spec.parent], own + chain[id])
+    for id, trial in reversed(list(trials.items())):
+        for other in predecessors(trial):
+            if other in trials:
+                chain[other] = max(chain[other], trials[other].train_flops + chain[id])
     return chain

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from reports.storage import Storage
 from study.adaptive import Range, Search
@@ -20,19 +24,22 @@ from study.choices import Choice
 JOURNAL = ("search", "journal.log")
 """Optuna's journal in the storage, which `optuna-dashboard RUNS/search/journal.log` opens."""
 
-RUNGS = 4
-"""A training that may be pruned is judged at so many evenly spaced points, the last one being its end."""
-
 ASHA_REDUCTION = 3
 """Of the samples that have reached a point the best third goes on (as in Li et al. 2018, Hyperband, section 3)."""
 
 WARM_STARTS = 3
 """A new search first tries the winners of at most so many earlier ones over the same settings at the same stage."""
 
+Direction = Literal["maximize", "minimize"]
+BEGINNING = "begins_with"
+"""A search's attribute in the journal: what it samples first, the winners of earlier ones."""
+
+LOCK_SECONDS = 3
+"""A lock that is as old was left behind by a process that was killed: writing takes milliseconds."""
+
 State = Literal["running", "complete", "pruned", "failed"]
 
 STATES: dict[TrialState, State] = {
-    TrialState.WAITING: "running",
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -53,71 +60,84 @@ class Searches:
         self._journal: JournalStorage | None = None
         self._file = Path(storage.path(*JOURNAL))
         if not storage.is_local:
-            self._copy = tempfile.TemporaryDirectory(prefix="labelscale-search-")
-            self._file = Path(self._copy.name) / JOURNAL[-1]
+            copy = tempfile.mkdtemp(prefix="labelscale-search-")
+            weakref.finalize(self, shutil.rmtree, copy)
+            self._file = Path(copy) / JOURNAL[-1]
             if storage.exists(*JOURNAL):
                 self._file.write_bytes(storage.read_bytes(*JOURNAL))
 
     def samples(self, choice: Choice) -> list[tuple[Cell, State]]:
         """What a search has sampled, in order: the changes of the cell, and what became of them."""
-        study = self._find(choice)
-        return [] if study is None else [(dict(trial.params), STATES[trial.state]) for trial in _asked(study)]
+        study = self.find(choice.id)
+        trials = [] if study is None else study.get_trials(deepcopy=False)
+        return [(dict(trial.params), STATES[trial.state]) for trial in trials]
 
     def ask(self, choice: Choice) -> int:
         """Sample new settings; returns their number in `samples`.
 
         The sampler's seed is made of the search's seed, the choice, and the number of samples so far, so that a search
-        that was interrupted goes on as it would have.
+        that was interrupted goes on as it would have. A sample is one line of the journal: `optuna.Study.ask` writes
+        one for the sample and one for each of its settings, and a launch that is killed in between would leave a sample
+        without settings.
         """
         assert choice.search is not None
-        study = self._find(choice) or self._create(choice)
-        study.sampler = _sampler(choice.search, choice.id, len(_asked(study)))
-        number = study.ask({axis: _distribution(found) for axis, found in choice.space.items()}).number
-        self._put_back()
-        return number
+        study = self.find(choice.id) or self.create(choice.id, ["maximize"])
+        if BEGINNING not in study.user_attrs:
+            study.set_user_attr(BEGINNING, self._winners_like(choice))
+        known, beginning = study.get_trials(), study.user_attrs[BEGINNING]
+        space = {axis: _distribution(found) for axis, found in choice.space.items()}
+        more = beginning[len(known) :]
+        params = more[0] if more else _sample(choice.search, choice.id, known, space)
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=space))
+        self.put_back()
+        return len(known)
 
     def tell(self, choice: Choice, number: int, dev_top1: float | None, state: State) -> None:
         """Say what became of a sample; what was told before stays as it is."""
-        study = self._find(choice)
+        study = self.find(choice.id)
         assert study is not None and (state == "complete") == (dev_top1 is not None)
         ended = next(ended for ended, name in STATES.items() if name == state)
         study.tell(number, dev_top1, ended, skip_if_finished=True)
-        self._put_back()
+        self.put_back()
 
     def report(self, choice: Choice, number: int, step: int, dev_top1: float) -> bool:
         """Note a sample's accuracy at one of its points (from 1); returns whether it is to be pruned there."""
-        study = self._find(choice)
+        study = self.find(choice.id)
         assert study is not None and choice.search is not None
         study.pruner = _pruner(choice.search)
         frozen = study.trials[number]
         trial = optuna.Trial(study, frozen._trial_id)
         if step not in frozen.intermediate_values:  # an interrupted training passes a point twice
             trial.report(dev_top1, step)
-            self._put_back()
-        return trial.should_prune()
+        verdict = trial.should_prune()  # which is noted in the journal, too
+        self.put_back()
+        return verdict
+
+    def find(self, name: str) -> optuna.Study | None:
+        """The Optuna study of a name, if there is one."""
+        if name in self.known or not self._file.exists():
+            return self.known.get(name)
+        if name in {study.study_name for study in self._open().get_all_studies()}:
+            self.known[name] = optuna.load_study(study_name=name, storage=self._open())
+        return self.known.get(name)
+
+    def create(self, name: str, directions: Sequence[Direction]) -> optuna.Study:
+        """A new Optuna study in the journal; who changes it by himself calls `put_back` afterwards."""
+        self.known[name] = optuna.create_study(study_name=name, storage=self._open(), directions=directions)
+        return self.known[name]
+
+    def put_back(self) -> None:
+        """Write the journal into the storage, where that is not this machine's disk."""
+        if not self.storage.is_local:
+            self.storage.write_bytes(self._file.read_bytes(), *JOURNAL)
 
     def _open(self) -> JournalStorage:
         if self._journal is None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            lock = JournalFileOpenLock(str(self._file))  # a symlink, the default, is not to be had on every file system
+            # A symlink, the default, is not to be had on every file system. A launch that was killed leaves its lock.
+            lock = JournalFileOpenLock(str(self._file), LOCK_SECONDS)
             self._journal = JournalStorage(JournalFileBackend(str(self._file), lock))
         return self._journal
-
-    def _find(self, choice: Choice) -> optuna.Study | None:
-        """The Optuna study of a choice, None before its first sample."""
-        if choice.id not in self.known and self._file.exists():
-            names = {study.study_name for study in self._open().get_all_studies()}
-            if choice.id in names:
-                self.known[choice.id] = optuna.load_study(study_name=choice.id, storage=self._open())
-        return self.known.get(choice.id)
-
-    def _create(self, choice: Choice) -> optuna.Study:
-        earlier = self._winners_like(choice)
-        study = optuna.create_study(study_name=choice.id, storage=self._open(), direction="maximize")
-        for params in earlier:
-            study.enqueue_trial(params)
-        self.known[choice.id] = study
-        return study
 
     def _winners_like(self, choice: Choice) -> list[dict[str, object]]:
         """The best settings of the latest searches at the same stage over the same ranges, each once."""
@@ -132,14 +152,12 @@ class Searches:
                 found += [best] if best not in found else []
         return found[:WARM_STARTS]
 
-    def _put_back(self) -> None:
-        if not self.storage.is_local:
-            self.storage.write_bytes(self._file.read_bytes(), *JOURNAL)
 
-
-def _asked(study: optuna.Study) -> list[FrozenTrial]:
-    """Samples in order, without those that are only enqueued."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+def _sample(search: Search, name: str, known: list[FrozenTrial], space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    """The settings that follow those known, by a copy of the search in memory."""
+    copy = optuna.create_study(direction="maximize", sampler=_sampler(search, name, len(known)))
+    copy.add_trials(known)
+    return copy.ask(space).params
 
 
 def _sampler(search: Search, choice: str, asked: int) -> optuna.samplers.BaseSampler:
@@ -156,7 +174,7 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     return optuna.pruners.MedianPruner() if search.pruner == "median" else optuna.pruners.NopPruner()
 
 
-def _distribution(found: Range) -> optuna.distributions.BaseDistribution:
+def _distribution(found: Range) -> BaseDistribution:
     if found.choices is not None:
         return optuna.distributions.CategoricalDistribution(tuple(found.choices))
     if found.whole is not None:

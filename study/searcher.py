@@ -12,12 +12,21 @@ from study.schedule import Schedule
 
 
 class GraphSearcher(Searcher):
-    """Tune's names for a `Schedule`; `make_config` is what a trial is told."""
+    """Tune's names for a `Schedule`; `make_config` is what a trial is told.
 
-    def __init__(self, schedule: Schedule, make_config: Callable[[PlannedTrial], dict[str, Any]]) -> None:
+    `judge` is told what a trial reports while it runs, by our id, before the trial goes on.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        make_config: Callable[[PlannedTrial], dict[str, Any]],
+        judge: Callable[[str, dict[str, Any]], None] | None = None,
+    ) -> None:
         super().__init__(metric="finished", mode="max")
         self.schedule = schedule
         self.make_config = make_config
+        self.judge = judge
         self.ids: dict[str, str] = {}  # Tune's trial id -> ours
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -34,7 +43,9 @@ class GraphSearcher(Searcher):
         return self.make_config(found)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Trials report once, at their end."""
+        """Trials report at their end, and before only where they are judged."""
+        if self.judge is not None and "rung" in result:
+            self.judge(self.ids[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.schedule.ended(self.ids[trial_id])

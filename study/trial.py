@@ -55,35 +55,71 @@ class TrialSpec(Spec):
     dev: DevSplit | None = None
     settings: Settings
 
+    @property
+    def labels_read(self) -> float | None:
+        """The label fraction of which a trial reads labels, to train on or to hold out; None if it reads none.
+
+        A pretraining's probe reads what labels there are, which is no part of its planned subset.
+        """
+        own: float | None = getattr(self.settings, "label_fraction", None)
+        return own if self.dev is None else max(own or 0.0, self.dev.label_fraction)
+
     def plain(self) -> dict[str, Any]:
         """The specification as JSON types, defaults written out."""
         return self.model_dump(mode="json")
 
     def trial_id(self) -> str:
         """Readable slug and eight hexadecimal digits of the SHA-256 of the canonical JSON."""
-        digest = hashlib.sha256(canonical_json(self.plain()).encode()).hexdigest()
+        digest = hashlib.sha256(self.canonical().encode()).hexdigest()
         return "-".join([*self._slug(), digest[:8]])
 
+    def canonical(self) -> str:
+        """`canonical_json` of `plain()`; what many trials share (their data, their settings) is written once."""
+        fields = vars(self)
+        return "{" + ",".join(f'"{name}":{_canonical(fields[name])}' for name in _FIELDS) + "}"
+
     def _slug(self) -> list[str]:
-        settings = self.settings
+        settings = vars(self.settings)
         words: list[str] = [self.stage, self.architecture]
-        fraction = getattr(settings, "label_fraction", None)
+        fraction = settings.get("label_fraction")
         if fraction is not None:
             words.append(f"{fraction * 100:g}pct")
         for letter, field in (("d", "head_depth"), ("h", "head_layer")):
-            if hasattr(settings, field):
-                words.append(f"{letter}{getattr(settings, field)}")
+            if field in settings:
+                words.append(f"{letter}{settings[field]}")
         if self.stage == "distill":
-            words.append(f"t{settings.temperature:g}")  # type: ignore[union-attr]
+            words.append(f"t{settings['temperature']:g}")
         words.append(f"s{self.seed}")
         if self.dev is not None:
             words.append(f"dev{self.dev.fold + 1}of{self.dev.folds}")
         return words
 
 
+_FIELDS = sorted(TrialSpec.model_fields)
+_WRITTEN: dict[int, tuple[Spec, str]] = {}  # the canonical JSON of a specification's parts, each kept alive beside it
+MOST_WRITTEN = 4096
+
+
+def _canonical(value: Any) -> str:
+    return _canonical_spec(value) if isinstance(value, Spec) else _ENCODER.encode(value)
+
+
+def _canonical_spec(spec: Spec) -> str:
+    """By identity, not equality: -0.0 equals 0.0 and is written otherwise."""
+    known = _WRITTEN.get(id(spec))
+    if known is None:
+        if len(_WRITTEN) >= MOST_WRITTEN:
+            _WRITTEN.clear()
+        known = _WRITTEN[id(spec)] = spec, canonical_json(spec.model_dump(mode="json"))
+    return known[1]
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(plain: Mapping[str, Any]) -> str:
     """JSON that is the same for equal values: keys sorted, no spaces, ASCII only."""
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(plain)
 
 
 def parse_trial(plain: Mapping[str, Any]) -> TrialSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -223,3 +224,60 @@ def resize_half_pixel(image: Array, size: int) -> Array:
     rows, columns = (half_pixel_weights(length, size) for length in image.shape[:2])
     out: Array = np.einsum("ih,jw,hwc->ijc", rows, columns, image)
     return out
+
+
+def philox(key: int, blocks: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """(n, 4): the given blocks of the Philox 4x32-10 generator (Salmon et al. 2011, section 3.3 and Table 2)."""
+    words = [blocks.astype(np.uint64), *(np.zeros(len(blocks), np.uint64) for _ in range(3))]
+    low, half = np.uint64(2**32 - 1), np.uint64(32)
+    for number in range(10):
+        keys = [np.uint64((first + number * step) % 2**32) for first, step in ((key, 0x9E3779B9), (0, 0xBB67AE85))]
+        even, odd = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
+        words = [odd >> half ^ words[1] ^ keys[0], odd & low, even >> half ^ words[3] ^ keys[1], even & low]
+    return np.stack(words, 1).astype(np.uint32)
+
+
+def tensorflow_crops(seed: int, count: int, height: int, width: int) -> Iterator[tuple[NDArray[np.int64], Array, Any]]:
+    """TensorFlow's stream of crops: for each round of tries the crops that need one, their draws (n, 4), their boxes.
+
+    As tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc has it (2.15): each crop has 400 numbers of
+    Philox, of which a try takes one for the aspect (the lowest 23 bits are those of a float in [0, 1)), one for the
+    height if there is a choice, and two for the position if the size is allowed, each modulo the number of choices. The
+    draws are uniforms that choose the same; boxes are (top, left, height, width), all -1 where the try is rejected.
+    """
+    numbers = philox(seed, (np.arange(count)[:, None] * 100 + np.arange(10)).ravel()).reshape(count, 40)
+    taken, rows = np.zeros(count, np.int64), np.arange(count)
+
+    def choose(choices: NDArray[np.int64], needed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Array]:
+        """The next number of each row modulo its choices, and a uniform that chooses the same; 0 where not needed."""
+        chosen = np.where(needed, numbers[rows, taken[rows]] % np.maximum(choices, 1), 0)
+        taken[rows[needed]] += 1
+        return chosen, (chosen + 0.5) / np.maximum(choices, 1)
+
+    def times_aspect(heights: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.rint(heights.astype(np.float32) * aspects).astype(np.int64)
+
+    area = np.float32(width) * np.float32(height)
+    least = np.float32(0.08) * np.float32(width) * np.float32(height)
+    while len(rows):
+        mantissas = numbers[rows, taken[rows]] & np.uint32(2**23 - 1)
+        taken[rows] += 1
+        fractions = (mantissas | np.uint32(127 << 23)).view(np.float32) - np.float32(1)
+        aspects = fractions * (np.float32(4 / 3) - np.float32(3 / 4)) + np.float32(3 / 4)
+        low, high = (np.rint(np.sqrt(x / aspects)).astype(np.int64) for x in (least, area))
+        fitting = ((width + 0.5 - 1e-7) / aspects.astype(float)).astype(np.int64)
+        fitting -= times_aspect(fitting) > width
+        high = np.minimum(np.where(times_aspect(high) > width, fitting, high), height)
+        low = np.minimum(low, high)
+        more, height_draw = choose(high - low + 1, low < high)
+        h = low + more
+        h += h * times_aspect(h) < least
+        h -= h * times_aspect(h) > area
+        w = times_aspect(h)
+        allowed = (h * w >= least) & (h * w <= area) & (w <= width) & (h <= height) & (w > 0) & (h > 0)
+        top, top_draw = choose(height - h, allowed & (h < height))
+        left, left_draw = choose(width - w, allowed & (w < width))
+        covers = allowed & ((h * w).astype(np.float32) / area >= np.float32(0.1))
+        boxes = np.where(covers[:, None], np.stack([top, left, h, w], 1), -1)
+        yield rows, np.stack([fractions, height_draw, top_draw, left_draw], 1), boxes
+        rows = rows[~covers]

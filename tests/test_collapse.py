@@ -53,19 +53,31 @@ def _history(*ranks: float) -> list[dict[str, float]]:
     return [{"step": 10.0 * number, "effective_rank": rank} for number, rank in enumerate(ranks, 1)]
 
 
+def _collapsed(*ranks: float, minimum: float = 1.5, warmup_steps: int = 0, last_step: int = 1000) -> bool:
+    return collapsed(_history(*ranks), "effective_rank", minimum, warmup_steps, last_step)
+
+
 def test_three_low_rows_after_the_warmup_are_a_collapse() -> None:
-    assert collapsed(_history(9, 1.2, 1.4, 1.0), "effective_rank", 1.5, 0)
-    assert not collapsed(_history(9, 9, 1.2, 1.4), "effective_rank", 1.5, 0)
-    assert not collapsed(_history(1.2, 1.2, 1.2, 9), "effective_rank", 1.5, 0)
-    assert not collapsed(_history(1.2, 1.2, 9, 1.2), "effective_rank", 1.5, 0)
-    assert not collapsed(_history(1.2, 1.2, 1.5), "effective_rank", 1.5, 0)
-    assert not collapsed(_history(1.2, 1.2), "effective_rank", 1.5, 0) and not collapsed([], "effective_rank", 1.5, 0)
+    assert _collapsed(9, 1.2, 1.4, 1.0)
+    assert not _collapsed(9, 9, 1.2, 1.4)
+    assert not _collapsed(1.2, 1.2, 1.2, 9)
+    assert not _collapsed(1.2, 1.2, 9, 1.2)
+    assert not _collapsed(1.2, 1.2, 1.5)
+    assert not _collapsed(1.2, 1.2) and not _collapsed()
 
 
 def test_rows_of_the_warmup_are_no_collapse() -> None:
-    low = _history(1, 1, 1, 1)
-    assert collapsed(low, "effective_rank", 1.5, 19) and not collapsed(low, "effective_rank", 1.5, 20)
+    assert _collapsed(1, 1, 1, 1, warmup_steps=19) and not _collapsed(1, 1, 1, 1, warmup_steps=20)
+
+
+@pytest.mark.parametrize("ranks", [(9, 9, 1.2), (9, 1.2, 1.4), (1.2,)])
+@pytest.mark.parametrize("warmup_steps", [0, 10])
+def test_a_low_row_after_the_last_step_is_a_collapse(ranks: tuple[float, ...], warmup_steps: int) -> None:
+    last = 10 * len(ranks)
+    assert _collapsed(*ranks, warmup_steps=warmup_steps, last_step=last)
+    assert not _collapsed(*ranks, warmup_steps=warmup_steps, last_step=last + 1)
+    assert not _collapsed(*ranks[:-1], 1.5, warmup_steps=warmup_steps, last_step=last)
 
 
 def test_a_minimum_of_zero_lets_everything_go_on() -> None:
-    assert not collapsed(_history(1, 1, 1), "effective_rank", 0, 0)
+    assert not _collapsed(1, 1, 1, minimum=0) and not _collapsed(1, 1, 1, minimum=0, last_step=30)

@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_is_valid_and_says_how_to_run_it(preset: Path) -> None:
     study = load_study(preset)
-    assert expand(study).specs
+    assert expand(study.model_copy(update={"explore": None})).specs
     assert study.name == preset.stem
     opening = preset.read_text().split("name:")[0]
     assert all(words in opening for words in (f"study/presets/{preset.name}", "Hardware", "Expected"))

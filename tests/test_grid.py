@@ -37,6 +37,14 @@ def test_cells_share_the_trials_that_they_agree_on() -> None:
     assert len(trials.specs) == 949
 
 
+def test_grids_that_vary_different_settings_share_no_trial_where_their_values_are_equal() -> None:
+    one, other = grid(**{"supervised.optimization.epochs": [5]}), grid(**{"supervised.optimization.warmup_epochs": [5]})
+    stages = {"supervised": tiny()["stages"]["supervised"]}
+    specs = expand(tiny_study(grid=[one, other], stages=stages)).specs.values()
+    found = [(spec.settings.optimization.epochs, spec.settings.optimization.warmup_epochs) for spec in specs]
+    assert found == [(5, 0.0), (2, 5.0)]
+
+
 def test_parents_come_before_their_children() -> None:
     seen: set[str | None] = {None}
     for id, spec in expand(tiny_study()).specs.items():

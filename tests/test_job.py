@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+import trials
 from datasets.manifest import read_manifest
 from datasets.schema import MANIFEST_NAME
 from datasets.splits import subset_hash
-from digit_shards import CLASSES, SIZE, TRAIN, digits, write
+from digit_shards import CLASSES, SIZE, TRAIN, digits, relabel, write
 from reports.records import read_record, record_ids
 from reports.storage import Storage
 from studies import tiny_study
@@ -48,14 +49,16 @@ def job(shards: str, storage: Path, stage: Stage = "supervised") -> dict[str, An
         "train_flops": float(trial.train_flops),
         "commit": "unknown",
         "dirty": True,
+        "launched_at": "2026-01-01T00:00:00+00:00",
     }
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "supervised"])
 def test_job_on_the_planned_images_ends_with_a_record(shards: str, tmp_path: Path, stage: Stage) -> None:
-    planned = job(shards, tmp_path, stage)
+    planned = {**job(shards, tmp_path, stage), "planned_device_seconds": 1.5}
     run_worker(planned)
     record = read_record(Storage(str(tmp_path)), planned["id"])
+    assert record.cost.planned_device_seconds == 1.5
     assert record.data.fingerprint == planned["fingerprint"] and record.history[-1]["step"] == planned["steps"]
     assert stage == "pretrain" or record.data.subset_hash == planned["subset_hash"]
 
@@ -103,6 +106,48 @@ def test_worker_refuses_another_labelled_subset_of_the_same_images(shards: str, 
     planned = job(shards, tmp_path / "runs")
     message = refused(planned | {"shards": others})
     assert planned["subset_hash"] in message and subset_hash(others, manifest, 0.1) in message
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "supervised"])
+@pytest.mark.parametrize("name", ["train-0000000000.parquet", "train-0000000096.parquet", "test-0000000000.parquet"])
+def test_shard_with_other_labels_than_were_sharded_fails_the_trial(tmp_path: Path, stage: Stage, name: str) -> None:
+    """Also in a process that has read the shard before."""
+    uri = write(digits(), tmp_path / "shards")
+    planned = job(uri, tmp_path / "runs", stage)
+    run_worker(planned)
+    relabel(uri, name)
+    assert read_manifest(uri).fingerprint == planned["fingerprint"]
+    with pytest.raises(ValueError, match=f"the labels in {name} .* are not those that were sharded"):
+        run_worker(planned | {"storage": str(tmp_path / "others")})
+    assert not record_ids(Storage(str(tmp_path / "others")))
+    with pytest.raises(ValueError, match="are not those that were sharded"):
+        trials.run(stage, uri, tmp_path / "trial", tmp_path)
+
+
+def test_other_labels_than_were_sharded_cannot_be_planned_with(tmp_path: Path) -> None:
+    uri = write(digits(), tmp_path / "shards")
+    relabel(uri, "train-0000000000.parquet")
+    with pytest.raises(ValueError, match="are not those that were sharded; restore the file"):
+        job(uri, tmp_path)
+
+
+def test_worker_refuses_other_labels_of_the_same_images(shards: str, tmp_path: Path) -> None:
+    """Fingerprint and ids are those of the plan, and the labels those of the manifest."""
+    relabelled = write(digits().relabelled(0), tmp_path / "relabelled")
+    manifest = read_manifest(relabelled).model_copy(update={"fingerprint": read_manifest(shards).fingerprint})
+    (Path(relabelled) / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    planned = job(shards, tmp_path / "runs")
+    message = refused(planned | {"shards": relabelled})
+    assert planned["subset_hash"] in message and subset_hash(relabelled, manifest, 0.1) in message
+
+
+def test_shards_without_a_hash_of_their_labels_are_used_as_they_are(shards: str, tmp_path: Path) -> None:
+    uri = write(digits(), tmp_path / "shards")
+    files = [file.model_copy(update={"labels_sha256": None}) for file in read_manifest(uri).files]
+    manifest = read_manifest(uri).model_copy(update={"files": tuple(files)})
+    (Path(uri) / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    run_worker(job(uri, tmp_path / "runs"))
+    assert subset_hash(uri, manifest, 0.1) == subset_hash(shards, read_manifest(shards), 0.1)
 
 
 def test_trial_that_stops_early_has_no_record(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 import reference
 from trainables.architecture import parse_architecture
 from trainables.heads import LinearClassifier, ProjectionHead
-from trainables.lars import LARS, parameter_groups
+from trainables.lars import LARS, norms, parameter_groups
 from trainables.resnet import Encoder
 
 SHAPES = {"adapted": (4, 3, 3, 3), "zero": (5, 4), "classifier": (3, 5), "bias": (3,)}
@@ -74,6 +74,18 @@ def test_channels_last_kernels_step_like_contiguous_ones() -> None:
         LARS([{"params": [parameter], "weight_decay": 0.1}], lr=1.0).step()
         results.append(parameter.detach())
     torch.testing.assert_close(results[0], results[1], atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 700, 2**16 - 1, 2**16, 3 * 2**20 + 5])
+def test_norms_of_large_tensors_are_right_to_the_last_bit(size: int) -> None:
+    numbers = np.random.default_rng(size).random((2, size), np.float32) + 1e-3
+    exact = np.sqrt((numbers.astype(float) ** 2).sum(1)).astype(np.float32)
+    assert norms([*torch.from_numpy(numbers)]).numpy().tolist() == exact.tolist()
+
+
+def test_the_norm_of_a_channels_last_kernel_is_that_of_its_numbers() -> None:
+    kernel = torch.rand(64, 128, 3, 3, dtype=torch.float64).to(memory_format=torch.channels_last)
+    assert norms([kernel]).item() == pytest.approx(np.linalg.norm(kernel.numpy().ravel()), rel=1e-14)
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,18 @@ def _normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def _softmax_form(
-    z1: Tensor, z2: Tensor, temperature: float, keys: Tensor | None = None, queue: Tensor | None = None
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float,
+    keys: Tensor | None = None,
+    queue: Tensor | None = None,
+    normalize: bool = True,
 ) -> tuple[Tensor]:
     """NT-Xent by torch's own cross-entropy, for gradients."""
-    z = F.normalize(torch.cat([z1, z2]))
-    n = len(z1)
-    candidates = z if keys is None else F.normalize(keys.flatten(0, 1)).detach()
+    n, z = len(z1), torch.cat([z1, z2])
+    candidates = z if keys is None else keys.flatten(0, 1).detach()
+    if normalize:
+        z, candidates = F.normalize(z), F.normalize(candidates)
     logits = (z @ candidates.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool), -torch.inf)
     if queue is not None:
         logits = torch.cat([logits, z @ queue.detach().T / temperature], 1)
@@ -56,19 +62,22 @@ def test_keys_and_a_queue_are_contrasted_as_by_definition(n: int, q: int, own_ke
 
 @pytest.mark.parametrize("own_keys", [True, False])
 @pytest.mark.parametrize("q", [None, 3])
+@pytest.mark.parametrize("normalize", [True, False])
 def test_nt_xent_gradient_is_that_of_the_softmax_form_in_any_blocks(
-    monkeypatch: pytest.MonkeyPatch, own_keys: bool, q: int | None
+    monkeypatch: pytest.MonkeyPatch, own_keys: bool, q: int | None, normalize: bool
 ) -> None:
     keys = None if own_keys else _normal(2, 7, 5, seed=3).requires_grad_()
-    queue = None if q is None else F.normalize(_normal(q, 5, seed=2)).requires_grad_()
-    gradients = []
+    queue = None if q is None else (F.normalize if normalize else torch.clone)(_normal(q, 5, seed=2)).requires_grad_()
+    losses_and_gradients = []
     for function, elements in ((_softmax_form, 1), (nt_xent, 1), (nt_xent, 5 * 14), (nt_xent, 10**6)):
         monkeypatch.setitem(losses._BLOCK_ELEMENTS, "cpu", elements)
         z1, z2 = _normal(7, 5).requires_grad_(), _normal(7, 5, seed=1).requires_grad_()
-        (3 * function(z1, z2, 0.1, keys=keys, queue=queue)[0]).backward()  # type: ignore[no-untyped-call]
-        gradients.append(torch.cat([z1.grad, z2.grad]))  # type: ignore[list-item]
-    for gradient in gradients[1:]:
-        torch.testing.assert_close(gradient, gradients[0], atol=1e-12, rtol=0)
+        loss = 3 * function(z1, z2, 0.1, keys=keys, queue=queue, normalize=normalize)[0]
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert z1.grad is not None and z2.grad is not None
+        losses_and_gradients.append(torch.cat([loss.detach()[None], z1.grad.flatten(), z2.grad.flatten()]))
+    for ours in losses_and_gradients[1:]:
+        torch.testing.assert_close(ours, losses_and_gradients[0], atol=1e-12, rtol=1e-14)
     assert all(constant is None or constant.grad is None for constant in (keys, queue))
 
 

@@ -12,8 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import reference
 from studies import tiny, tiny_study
+from study.describe import count, describe_plan
+from study.drift import drift
 from study.load import load_study
-from study.plan import ExpectedImages, Plan, count, describe_plan, drift, make_plan
+from study.plan import ExpectedImages, Plan, make_plan
 from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.micro_batches import backward_in_parts, cached_outputs

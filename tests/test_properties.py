@@ -25,7 +25,7 @@ from study.trial import TrialSpec, canonical_json, parse_trial
 from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
 from trainables.norm import GlobalBatchNorm
 from trainables.schedule import learning_rate_at, peak_learning_rate, total_steps, warmup_steps
-from trainables.spec import STAGES, Optimization, PretrainSettings, Stage
+from trainables.spec import STAGES, DevSplit, Optimization, PretrainSettings, Stage
 
 optimizations = st.builds(
     Optimization,
@@ -60,7 +60,8 @@ def _other(value: Any, annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         return next(choice for choice in get_args(annotation) if choice != value)
     if value is None:
-        return next(kind for kind in get_args(annotation) if kind is not type(None))(1)
+        [kind] = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return DevSplit(label_fraction=0.5, folds=2, fold=1) if kind is DevSplit else kind(1)
     if isinstance(value, bool):
         return not value
     if isinstance(value, float):
@@ -98,7 +99,7 @@ def test_every_setting_is_in_the_id(stage: Stage) -> None:
         assert id == changed.trial_id()
         assert id not in ids, f"{path} and {ids[id]} give one id"
         ids[id] = path
-    assert {"seed", "parent", "data.label_seed", "settings.optimization.momentum"} <= set(ids.values())
+    assert {"seed", "parent", "dev", "data.label_seed", "settings.optimization.momentum"} <= set(ids.values())
 
 
 def _pretraining(optimization: Optimization) -> TrialSpec:

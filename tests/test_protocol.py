@@ -15,12 +15,13 @@ from datasets.batches import Batch
 from datasets.stream import eval_batches
 from digit_shards import CLASSES, SIZE, TEST, TRAIN, Digits, digits, write
 from gloo import run_ranks
-from trainables import distill, features, finetune, linear
+from trainables import distill, features, finetune, linear, pretrain
 from trainables.classifier import Classifier, load_classifier
 from trainables.collapse import CollapsedError
 from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.features import encode_split
+from trainables.loop import Progress, train
 from trainables.protocol import ProtocolError, RowCount, unchanged
 from trainables.spec import STAGES, PretrainAugmentation, Stage
 from trainables.stage import Assignment
@@ -34,9 +35,9 @@ def test_a_change_of_one_bit_is_found(name: str) -> None:
         "moments": torch.ones(2, dtype=torch.bfloat16),
         "count": torch.tensor(7),
     }
-    with unchanged("the network", tensors):
+    with unchanged("the network", lambda: tensors):
         tensors["bits"] += 0
-    with pytest.raises(ProtocolError, match="the network changed"), unchanged("the network", tensors):
+    with pytest.raises(ProtocolError, match="the network changed"), unchanged("the network", lambda: tensors):
         if name == "bits":
             tensors["bits"][1, 1] = -0.0  # equal to what it was in value
         elif name == "moments":
@@ -45,20 +46,82 @@ def test_a_change_of_one_bit_is_found(name: str) -> None:
             tensors["count"] += 1
 
 
-@pytest.mark.parametrize("buffers", [False, True])
-def test_frozen_encoder_that_changes_fails_the_trial(
-    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffers: bool
-) -> None:
-    def flip(module: nn.Sequential, *others: Any) -> dict[str, float]:
-        metrics = evaluate(module, *others)
-        tensors = module[0].buffers() if buffers else module[0].parameters()
-        [*tensors][-1].data.view(torch.int32)[0] ^= 1
-        return metrics
+def _flip_bit(network: nn.Module) -> None:
+    [*network.parameters()][-1].data.view(torch.int32)[0] ^= 1
 
-    monkeypatch.setattr(linear, "evaluate", flip)
+
+def _flip_bit_of_buffer(network: nn.Module) -> None:
+    [*network.buffers()][-1].view(torch.int32)[0] ^= 1
+
+
+def _replace_data(network: nn.Module) -> None:
+    parameter = [*network.parameters()][-1]
+    parameter.data = parameter.data + 1
+
+
+def _replace_parameter(network: nn.Module) -> None:
+    owner, name = [(m, name) for m in network.modules() for name, _ in m.named_parameters(recurse=False)][-1]
+    setattr(owner, name, nn.Parameter(getattr(owner, name) + 1))
+
+
+def _assign_state(network: nn.Module) -> None:
+    network.load_state_dict({name: value + 1 for name, value in network.state_dict().items()}, assign=True)
+
+
+def _round_to_half(network: nn.Module) -> None:
+    network.half().float()
+
+
+REPLACE = [_replace_data, _replace_parameter, _assign_state, _round_to_half]
+"""Each leaves the tensors as they were that were the network's state before."""
+
+
+@pytest.mark.parametrize("change", [_flip_bit, _flip_bit_of_buffer, *REPLACE])
+def test_frozen_encoder_that_changes_fails_the_trial(
+    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None]
+) -> None:
+    def changing(module: nn.Sequential, *others: Any) -> dict[str, float]:
+        change(module[0])
+        return evaluate(module, *others)
+
+    monkeypatch.setattr(linear, "evaluate", changing)
     with pytest.raises(ProtocolError, match="the frozen encoder changed"):
         trials.run("linear", shards, tmp_path, parents)
     assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize("change", REPLACE)
+def test_teacher_that_changes_fails_the_trial(
+    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None]
+) -> None:
+    teachers: list[nn.Module] = []
+
+    def loading(*arguments: Any) -> nn.Module:
+        teachers.append(load_classifier(*arguments))
+        return teachers[0]
+
+    def training(*arguments: Any) -> Progress:
+        change(teachers[0])
+        return train(*arguments)
+
+    monkeypatch.setattr(distill, "load_classifier", loading)
+    monkeypatch.setattr(distill, "train", training)
+    with pytest.raises(ProtocolError, match="the teacher changed"):
+        trials.run("distill", shards, tmp_path, parents)
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize("change", REPLACE)
+def test_frozen_head_that_is_replaced_fails_the_trial(
+    shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None]
+) -> None:
+    def changing(module: Classifier, *others: Any) -> dict[str, float]:
+        change(module.head)
+        return evaluate(module, *others)
+
+    monkeypatch.setattr(finetune, "evaluate", changing)
+    with pytest.raises(ProtocolError, match="the kept head changed"):
+        trials.run("finetune", shards, tmp_path, parents, trials.settings("finetune", kept_head="frozen"))
 
 
 def test_encoder_that_is_not_in_inference_mode_fails_the_trial(
@@ -210,14 +273,20 @@ def test_rows_are_counted_in_any_order_and_any_batches() -> None:
         seen.check("the test", expected[1:])
 
 
-def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
-    """All images are the same one, so that all features are."""
+def images_alike(folder: Path) -> str:
+    """Shards in which all images are the same one, so that all features of `STILL` views are."""
     rows = digits()
     pixels = rows.pixels.copy()
     pixels[:] = pixels[0]
-    alike = write(dataclasses.replace(rows, pixels=pixels), tmp_path / "alike")
-    still = PretrainAugmentation(crop=False, flip=False, color_strength=0, blur=False)
-    plain: dict[str, Any] = {"augmentation": still}
+    return write(dataclasses.replace(rows, pixels=pixels), folder)
+
+
+STILL = PretrainAugmentation(crop=False, flip=False, color_strength=0, blur=False)
+
+
+def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
+    alike = images_alike(tmp_path / "alike")
+    plain: dict[str, Any] = {"augmentation": STILL}
     with pytest.raises(
         CollapsedError,
         match=r"^trial-3: .*effective rank.* 1\.00 at step 3, below min_effective_rank 1\.5",
@@ -231,6 +300,31 @@ def test_pretraining_whose_features_collapse_stops(tmp_path: Path) -> None:
     context = Context(str(tmp_path / "goes on"), min_effective_rank=0)
     outcome = run_stage("pretrain", assignment, context)
     assert outcome.progress.step == 6 and outcome.metrics["effective_rank"] == 1
+
+
+@pytest.mark.parametrize("low", [1, 2])
+def test_pretraining_that_collapses_in_its_last_rows_has_no_model(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: int
+) -> None:
+    def ranks(*of_rows: float) -> None:
+        found = iter([rank for rank in of_rows for _ in ("features", "projections")])
+        monkeypatch.setattr(pretrain, "effective_rank", lambda _: next(found))
+
+    ranks(*[9.0] * (6 - low), *[1.0] * low)
+    with pytest.raises(CollapsedError, match=r"1\.00 at step 6,"):
+        trials.run("pretrain", shards, tmp_path, tmp_path)
+    assert not (tmp_path / "model.pt").exists()
+    ranks(*[9.0] * (5 - low), *[1.0] * low, 9.0)
+    trials.run("pretrain", shards, tmp_path / "recovers", tmp_path)
+
+
+@pytest.mark.parametrize("warmup_epochs", [0.0, 1.0])
+def test_pretraining_of_two_steps_that_collapses_has_no_model(tmp_path: Path, warmup_epochs: float) -> None:
+    short = {"global_batch_size": 200, "epochs": 1, "warmup_epochs": warmup_epochs}
+    settings = trials.settings("pretrain", short, augmentation=STILL)
+    with pytest.raises(CollapsedError, match=r"1\.00 at step 2,"):
+        trials.run("pretrain", images_alike(tmp_path / "alike"), tmp_path, tmp_path, settings)
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_features_that_are_healthy_can_be_asked_to_be_healthier(shards: str, tmp_path: Path) -> None:

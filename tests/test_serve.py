@@ -133,17 +133,17 @@ def test_launch_refreshes_the_report_in_a_process_of_its_own(tmp_path: Path) -> 
     report = tmp_path / "it's here" / "reports" / "tiny.html"
     ids = list(plan.trials)
     with refreshing(plan, storage) as refresher:
-        refresher.refresh(0)
+        refresher.refresh(0, plan.trials)
         assert refresher.process is None  # nothing has ended
         write_record(storage, synthetic.record(ids[0], "pretrain", "r10w0.0625"))
-        refresher.refresh(1)
+        refresher.refresh(1, plan.trials)
         first = refresher.process
-        refresher.refresh(2)
+        refresher.refresh(2, plan.trials)
         assert refresher.process is first  # one at a time
         wait(refresher)
         page = report.read_text(encoding="utf-8")
         assert f"1 of {len(ids)} planned trials finished" in page and 'id="reload"' in page and ids[-1] in page
-        refresher.refresh(2)
+        refresher.refresh(2, plan.trials)
         last = refresher.process
         assert last is not None and last is not first
     assert last.poll() is not None  # a launch that ends leaves nothing behind

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import logging
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,9 @@ def test_the_manifest_describes_its_files(digits):
         groups = pq.read_metadata(f"{folder}/{file.name}")
         assert groups.row_group(0).num_rows == manifest.row_group_rows == 16
         assert groups.num_row_groups == -(-file.rows // 16)
+        rows = pq.read_table(f"{folder}/{file.name}", columns=["id", "label"]).to_pylist()
+        packed = b"".join(struct.pack("<qq", row["id"], row["label"]) for row in sorted(rows, key=lambda r: r["id"]))
+        assert file.labels_sha256 == hashlib.sha256(packed).hexdigest()
 
 
 @pytest.mark.parametrize("fraction", [1e-6, 0.01, 0.1, 0.123, 0.5, 1.0])
@@ -103,8 +107,10 @@ def test_a_label_fraction_is_a_prefix(digits, fraction):
     rows = labelled_rows(folder, manifest, fraction)
     assert (ranks[:rows] < fraction).all() and (ranks[rows:] >= fraction).all()
     assert row_ids(folder, manifest, "train", rows).tolist() == rows_of(folder, manifest)["id"].to_pylist()[:rows]
-    ids = np.sort(rows_of(folder, manifest)["id"].to_numpy()[:rows])
-    assert subset_hash(folder, manifest, fraction) == hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+    read = rows_of(folder, manifest).slice(0, rows)
+    pairs = sorted(zip(read["id"].to_pylist(), read["label"].to_pylist(), strict=True))
+    packed = b"".join(struct.pack("<qq", *pair) for pair in pairs)
+    assert subset_hash(folder, manifest, fraction) == hashlib.sha256(packed).hexdigest()
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])

@@ -4,12 +4,15 @@ import ast
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
+from reports.storage import Storage
 from studies import tiny
+from study.throughput import Calibration, Measurement, write_calibration
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"datasets", "trainables", "reports", "study", "tests", "benchmarks"}
@@ -69,6 +72,21 @@ PLAN = "from study.cli import main\nassert main(sys.argv[1:]) == 0"
 def test_plan_of_a_preset_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     modules = loaded_by(PLAN, "plan", "study/presets/imagenet-table1.yaml", "--storage", str(tmp_path))
     assert "study" in modules and not modules & {"torch", "torchvision", "ray"}
+
+
+def test_plan_that_is_predicted_and_simulated_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    write_calibration(Storage(str(tmp_path)), same_speed_for_all())
+    modules = loaded_by(PLAN, "plan", "study/presets/digits.yaml", "--storage", str(tmp_path), "--devices", "8")
+    assert "study" in modules and not modules & {"torch", "torchvision", "ray"}
+
+
+def same_speed_for_all() -> Calibration:
+    measured = Measurement(
+        architecture="r10", stage="pretrain", batch=1, image_size=8, precision="float32", steps=1, seconds=1, flops=1
+    )
+    return Calibration(
+        device="cpu", hardware="any", measured_at=datetime.now(UTC), versions={}, measurements=(measured,)
+    )
 
 
 def test_plan_and_status_of_sharded_images_need_neither_torch_nor_ray(shards: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,53 @@ def save_state(uri: str, state: State) -> None:
 
     Local files are written under another name, to the disk, and renamed; object stores replace a whole object at once.
     """
+    _write(uri, _serialized(state))
+
+
+class BackgroundWriter:
+    """Saves states while training goes on: a state is copied at once and written by a thread, one at a time.
+
+    An error of a write is raised by the next call.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._running is not None and not self._running.done()
+
+    def save(self, uri: str, state: State) -> None:
+        """Begin to write a state as `save_state` does, after the one before has been written."""
+        content = _serialized(state)
+        self.wait()
+        self._running = self._pool.submit(_write, uri, content)
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+
+def _serialized(state: State) -> io.BytesIO:
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    return buffer
+
+
+def _write(uri: str, content: io.BytesIO) -> None:
     filesystem, path = open_filesystem(uri)
     if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         with filesystem.open_output_stream(path) as stream:
-            stream.write(buffer.getbuffer())
+            stream.write(content.getbuffer())
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
     with partial.open("wb") as file:
-        file.write(buffer.getbuffer())
+        file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())  # otherwise a power cut may leave the new name on an empty file
     partial.replace(target)

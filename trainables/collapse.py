@@ -11,7 +11,11 @@ from torch import Tensor
 from trainables.collectives import sum_over_ranks, world_size
 
 PATIENCE = 3
-"""So many rows of the history in a row must lie below the minimum: a single bad batch stops nothing."""
+"""So many rows of the history in a row must lie below the minimum: a single bad batch stops nothing.
+
+But after the last step one is enough: none can follow, and what is kept is the network of that row. By then the
+learning rate is near zero, so that the network is that of the steps before, and its features are no accident.
+"""
 
 CONSTANT_VARIANCE = 1e-5
 """Unit rows that vary less than this about their mean, in squared distance, count as constant.
@@ -54,10 +58,14 @@ def effective_rank(features: Tensor) -> float:
     return math.exp(torch.special.entr(shares).sum().item())
 
 
-def collapsed(history: Sequence[Mapping[str, float]], name: str, minimum: float, warmup_steps: int) -> bool:
+def collapsed(
+    history: Sequence[Mapping[str, float]], name: str, minimum: float, warmup_steps: int, last_step: int
+) -> bool:
     """Whether the last `PATIENCE` rows of a history, all after the warm-up, have a rank `name` below `minimum`.
 
-    Rows have a `step`, the number of updates done.
+    Rows have a `step`, the number of updates done; the row of `last_step`, the number of all, is judged by itself.
     """
+    if history and history[-1]["step"] == last_step:
+        return history[-1][name] < minimum
     rows = [row for row in history if row["step"] > warmup_steps][-PATIENCE:]
     return len(rows) == PATIENCE and all(row[name] < minimum for row in rows)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from trainables.checkpoint import State, delete_states, load_state, save_state
+from trainables.checkpoint import BackgroundWriter, State, delete_states, load_state, save_state
 from trainables.resnet import Encoder
 
 M = TypeVar("M", bound=nn.Module)
@@ -24,6 +24,11 @@ class PrunedError(RuntimeError):
     """A training was stopped because others of the same search are better by now; it is no failure."""
 
 
+def _never() -> bool:
+    """Nobody takes this device away."""
+    return False
+
+
 @dataclass
 class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
@@ -34,6 +39,10 @@ class Context:
     with the share of the steps that are done, in [0, 1]. `judge`, if there is one, is called on every rank with the
     number of steps done and the dev split's top-1 by then, at `rungs` - 1 evenly spaced points of the training; it ends
     a hopeless training by raising `PrunedError`.
+
+    `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
+    still being written delays the next. With 0 there is one after every step, and training waits. When `notice` begins
+    to tell that this worker will be taken away, there is one at once.
     """
 
     folder: str
@@ -44,9 +53,12 @@ class Context:
     min_effective_rank: float = 1.5
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
+    notice: Callable[[], bool] = _never
     rungs: int = 4
     judge: Callable[[int, float], None] | None = None
+    _noticed: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
+    _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
 
     @property
     def trial(self) -> str:
@@ -66,17 +78,29 @@ class Context:
 
     def checkpoint_due(self) -> bool:
         """Whether this rank should save now: rank 0 at its interval, since all ranks hold the same state."""
-        return self.rank == 0 and time.monotonic() - self._saved_at >= self.checkpoint_seconds
+        if self.rank != 0 or (self._writer.busy and self.checkpoint_seconds > 0):
+            return False
+        if not self._noticed and self.notice():
+            self._noticed = True
+            return True
+        return time.monotonic() - self._saved_at >= self.checkpoint_seconds
 
     def save_checkpoint(self, state: State) -> None:
-        save_state(f"{self.folder}/latest.pt", state)
+        """Begin to write the state; training goes on. An error of the write before this one is raised here."""
+        self._writer.save(f"{self.folder}/latest.pt", state)
         self._saved_at = time.monotonic()
 
     def save_model(self, state: State) -> None:
-        """Keep the trained model, from which children start."""
+        """Keep the trained model, from which children start; it and every checkpoint is written on return."""
         if self.rank == 0:
             save_state(f"{self.folder}/model.pt", state)
+        self.finish_writes()
+
+    def finish_writes(self) -> None:
+        """Wait until the last checkpoint is written."""
+        self._writer.wait()
 
     def delete_checkpoint(self) -> None:
         """Drop the latest checkpoint, which the trial's record makes useless, and leftovers of interrupted writes."""
+        self.finish_writes()
         delete_states(self.folder, "latest.pt", "model.pt.")

@@ -63,7 +63,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
         evaluate=lambda done: evaluate(student, assignment, context, dtype, done),
         adapt_classifier=adapts_classifier(settings),
     )
-    with unchanged("the teacher", teacher.state_dict()):
+    with unchanged("the teacher", teacher.state_dict):
         progress = train(task, context)
     metrics = task.evaluate(1.0)
     context.save_model(model_state(student))

@@ -51,7 +51,10 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     )
     load_pretrained(classifier, parent)
     context.place(classifier, DTYPES[settings.optimization.precision])
-    kept = dict(classifier.head.named_parameters())
+
+    def kept() -> dict[str, Tensor]:
+        return dict(classifier.head.named_parameters())  # without moving statistics, which go on
+
     with unchanged("the kept head", kept) if settings.kept_head == "frozen" else nullcontext():
         return train_supervised(assignment, settings, classifier, 0.0, context)
 

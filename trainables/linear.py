@@ -77,7 +77,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     def loss(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return classification_loss(outputs[0], labels), {}
 
-    with unchanged("the frozen encoder", encoder.state_dict()):
+    with unchanged("the frozen encoder", encoder.state_dict):
         known = gather_features(
             encode_split(encoder, assignment, "train", rows, context, dtype, 0.0), rows, context.device
         )

@@ -15,14 +15,21 @@ _BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}  # similarities at a time: 8 MB 
 
 
 def nt_xent(
-    z1: Tensor, z2: Tensor, temperature: float, *, keys: Tensor | None = None, queue: Tensor | None = None
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float,
+    *,
+    keys: Tensor | None = None,
+    queue: Tensor | None = None,
+    normalize: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """NT-Xent (Eq. 1) of two views' projections z1 and z2 (n, d), row i of both from one image, over all ranks' rows.
 
     Rows are normalized to unit length; each is classified among all ranks' keys of both views but its own one of the
     same view. `keys` (2, n, d) are a momentum encoder's for the same two views, normalized here and without gradient;
     without them, the rows themselves are the keys. `queue` (q, d) holds unit keys of past batches, the same on every
-    rank: further negatives of every row, without gradient (MoCo, He et al. 2020; section 3.1).
+    rank: further negatives of every row, without gradient (MoCo, He et al. 2020; section 3.1). Without `normalize`,
+    rows, keys and queue keep the lengths that they have (official code, `hidden_norm` off).
 
     Returns the sum of the two views' mean losses, as in the official code (twice the paper's mean over 2N rows;
     2 ln(2N + q - 1) at chance), and the contrastive accuracy: the share of rows of view 1 whose nearest key of view 2
@@ -35,8 +42,9 @@ def nt_xent(
     """
     _check_shapes(z1, z2, keys, queue)
     with torch.autocast(z1.device.type, enabled=False):
-        rows = unit_rows(torch.stack([z1, z2]))
-        batch_keys = gather_views(rows if keys is None else unit_rows(keys.detach()))
+        scaled = unit_rows if normalize else _wide
+        rows = scaled(torch.stack([z1, z2]))
+        batch_keys = gather_views(rows if keys is None else scaled(keys.detach()))
         loss, accuracy = _ContrastiveLoss.apply(rows.flatten(0, 1), batch_keys, queue, temperature)
     return loss, accuracy
 
@@ -70,7 +78,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 class _ContrastiveLoss(torch.autograd.Function):
-    """Unit rows (2n, d) against unit keys (2N, d) and a queue (q, d): loss and accuracy, block by block of rows."""
+    """Rows (2n, d) against keys (2N, d) and a queue (q, d): loss and accuracy, block by block of rows."""
 
     @staticmethod
     def forward(

@@ -22,7 +22,7 @@ from trainables.memory import ContrastiveMemory
 from trainables.metrics import reduce_counts
 from trainables.norm import set_moving_variance
 from trainables.resnet import Encoder
-from trainables.schedule import warmup_steps
+from trainables.schedule import total_steps, warmup_steps
 from trainables.spec import PretrainSettings
 from trainables.stage import Assignment, Outcome
 
@@ -80,6 +80,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     two_views = assignment.views(2, settings.augmentation, optimization, context)
     rows = assignment.trained_rows(assignment.manifest.train_images)
     warmup = warmup_steps(rows, optimization.warmup_epochs, optimization.global_batch_size)
+    last = total_steps(rows, optimization.epochs, optimization.global_batch_size)
 
     def inputs(batch: Batch) -> tuple[Any, ...]:
         first_and_second, labels = two_views(batch)
@@ -96,7 +97,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
             ("projection_rank", "projections", projections),
         ):
             history[-1][name] = effective_rank(rows)
-            if collapsed(history, name, context.min_effective_rank, warmup):
+            if collapsed(history, name, context.min_effective_rank, warmup, last):
                 raise CollapsedError(
                     f"{context.trial}: the effective rank of the {what} is {history[-1][name]:.2f} at step "
                     f"{history[-1]['step']:.0f}, below min_effective_rank {context.min_effective_rank:g}: they have "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,15 +20,18 @@ class ProtocolError(RuntimeError):
 
 
 @contextmanager
-def unchanged(what: str, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """See to it that nothing inside changes any of these tensors in place by a bit.
+def unchanged(what: str, state: Callable[[], Mapping[str, Tensor]]) -> Iterator[None]:
+    """See to it that nothing inside changes a network's state by a bit.
+
+    `state()` gives its tensors, such as a module's `state_dict`. It is called anew at the end: the tensors of the start
+    stay as they were when others take their place.
 
     Raises:
         ProtocolError: something did.
     """
-    before = fingerprint(tensors)
+    before = fingerprint(state())
     yield
-    if fingerprint(tensors) != before:
+    if fingerprint(state()) != before:
         raise ProtocolError(f"{what} changed during the training, although it is to stay as it was")
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Stage = Literal["pretrain", "finetune", "linear", "supervised", "distill"]
 STAGES: tuple[Stage, ...] = ("pretrain", "linear", "finetune", "supervised", "distill")  # parents before children
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when the code changes numbers on purpose; tables refuse to mix protocols."""
 
 

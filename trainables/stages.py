@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from datasets.splits import check_labels
 from trainables import distill, finetune, linear, pretrain, supervised
 from trainables.context import Context
 from trainables.spec import Stage
@@ -21,6 +22,16 @@ RUN: dict[Stage, Callable[[Assignment, Context], Outcome]] = {
 
 
 def run_stage(stage: Stage, assignment: Assignment, context: Context) -> Outcome:
-    """Run a stage; initial weights are a function of the trial's seed, the same on every rank."""
+    """Run a stage; initial weights are a function of the trial's seed, the same on every rank.
+
+    However it ends, no checkpoint is being written any more when this returns: the next attempt reads the last one.
+
+    Raises:
+        ValueError: ids or labels in the shards are not those that were sharded.
+    """
+    check_labels(assignment.shards, assignment.manifest)
     torch.manual_seed(assignment.seed)
-    return RUN[stage](assignment, context)
+    try:
+        return RUN[stage](assignment, context)
+    finally:
+        context.finish_writes()

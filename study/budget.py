@@ -1,0 +1,91 @@
+"""GPU hours of one launch: no trial is started that what is left would not pay."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from reports.storage import Storage
+from study.config import Execution
+from study.estimate import throughput_here
+from study.plan import PlannedTrial
+
+
+def make_budget(execution: Execution, storage: Storage, hours: float | None) -> Budget | None:
+    """The budget of a launch that was given one; trials finished in this storage predict what others will take."""
+    return None if hours is None else Budget(hours, execution.per_worker, throughput_here(execution, storage).seconds)
+
+
+class Budget:
+    """What a launch may spend, in hours of devices, has spent, and has promised to trials that run.
+
+    A worker's devices are its GPUs, or one without any. `seconds` predicts a trial's device-seconds, all its workers'
+    together; where it is NaN, trials of the same architecture that this launch has finished tell, else any; where
+    nothing tells, a trial is started as long as anything is left. A trial that runs is expected to take what was
+    predicted, or what it has taken, whichever is more: if predictions hold, the budget does.
+    """
+
+    def __init__(
+        self,
+        hours: float,
+        per_worker: dict[str, float],
+        seconds: Callable[[PlannedTrial], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not hours > 0:
+            raise ValueError(f"a budget of {hours:g} GPU hours pays for nothing; expected more than 0")
+        self.hours = hours
+        self.spent_by_ended = 0.0  # device-seconds
+        self._devices, self._seconds, self._clock = per_worker.get("GPU", 1.0), seconds, clock
+        self._running: dict[str, tuple[PlannedTrial, float]] = {}  # with the time of its start
+        self._finished: dict[str, tuple[float, float]] = {}  # device-seconds and FLOPs by architecture; "": all
+
+    def may_start(self, trial: PlannedTrial) -> bool:
+        """Whether a trial can be expected to end within the budget."""
+        expected = self._expected(trial)
+        promised = sum(max(0.0, self._taken(id), self._expected(one)) for id, (one, _) in self._running.items())
+        left = self.hours * 3600 - self.spent_by_ended - promised
+        return left > 0 if math.isnan(expected) else left >= expected
+
+    def started(self, trial: PlannedTrial) -> None:
+        self._running[trial.id] = trial, self._clock()
+
+    def ended(self, id: str, device_seconds: float | None) -> None:
+        """A trial has ended; its record, if it has one, states its workers' `device_seconds`.
+
+        What it waited for a node is not in its record, and what it took in earlier launches was not spent by this one.
+        """
+        taken = self._taken(id)
+        trial, _ = self._running.pop(id)
+        if device_seconds is None:
+            self.spent_by_ended += taken
+            return
+        self.spent_by_ended += min(taken, device_seconds * self._devices)
+        for key in (trial.spec.architecture, ""):
+            seconds, flops = self._finished.get(key, (0.0, 0.0))
+            self._finished[key] = seconds + device_seconds, flops + trial.train_flops
+
+    @property
+    def spent_hours(self) -> float:
+        return (self.spent_by_ended + sum(self._taken(id) for id in self._running)) / 3600
+
+    def summary(self, undone: list[str], named: int = 10) -> str:
+        """What was spent, and which trials were left undone."""
+        spent = f"budget: {self.spent_hours:.3g} of {self.hours:g} GPU hours spent"
+        if not undone:
+            return spent
+        more = f" and {len(undone) - named:,} more" if len(undone) > named else ""
+        return f"{spent}; left undone: {', '.join(undone[:named])}{more}"
+
+    def _taken(self, id: str) -> float:
+        trial, started = self._running[id]
+        return (self._clock() - started) * trial.workers * self._devices
+
+    def _expected(self, trial: PlannedTrial) -> float:
+        """Seconds of devices; NaN where nothing tells."""
+        expected = self._seconds(trial)
+        known = self._finished.get(trial.spec.architecture, self._finished.get(""))
+        if math.isnan(expected) and known is not None:
+            expected = trial.train_flops * known[0] / known[1]
+        return expected * self._devices

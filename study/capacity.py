@@ -1,0 +1,124 @@
+"""How many workers a cluster has room for, now and at most: what can never run is refused, not waited for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from study.plan import Plan
+
+CONFIG_ARGUMENT = "--autoscaling-config="
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """Nodes that the autoscaler may start: Ray resources of each, and how many at most."""
+
+    name: str
+    resources: dict[str, float]
+    max_nodes: int
+
+    def __str__(self) -> str:
+        amounts = ", ".join(f"{name}: {amount:g}" for name, amount in sorted(self.resources.items()))
+        return f"{self.name} ({{{amounts}}}, at most {self.max_nodes})"
+
+
+def workers_that_fit(resources: dict[str, float], per_worker: dict[str, float]) -> int:
+    """How many workers fit on one node."""
+    return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in per_worker.items())  # 0.3 / 0.1 < 3
+
+
+def room_for_workers(per_worker: dict[str, float]) -> int:
+    """How many workers of these resources fit on the nodes that the cluster has now."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return sum(workers_that_fit(node, per_worker) for node in nodes)
+
+
+def node_types() -> list[NodeType]:
+    """Types of nodes that this cluster's autoscaler may start; empty without one, or where its settings are elsewhere.
+
+    The settings are those of the autoscaler that runs on this machine, which is a cluster's head: Ray itself has no
+    question that tells them.
+    """
+    for arguments in _command_lines(Path("/proc")):
+        for argument in arguments:
+            if argument.startswith(CONFIG_ARGUMENT):
+                path = Path(argument.removeprefix(CONFIG_ARGUMENT)).expanduser()
+                if path.is_file():
+                    return parse_node_types(yaml.safe_load(path.read_text()))
+    return []
+
+
+def parse_node_types(config: dict[str, Any]) -> list[NodeType]:
+    """The node types of a cluster's YAML file, without the head's."""
+    most, head = int(config.get("max_workers", 2)), config.get("head_node_type")
+    found = []
+    for name, node_type in (config.get("available_node_types") or {}).items():
+        resources = {key: float(amount) for key, amount in (node_type.get("resources") or {}).items()}
+        max_nodes = min(most, int(node_type.get("max_workers", most)))
+        if name != head and max_nodes > 0:
+            found.append(NodeType(name, resources, max_nodes))
+    return found
+
+
+def worker_slots(plan: Plan, room: int, types: list[NodeType], *, may_grow: bool) -> int:
+    """How many workers may be in flight: no more than `execution.max_workers`, and no more than there may ever be.
+
+    `room` is how many fit now, `types` are the nodes that may be added, where that is known. A cluster that may grow by
+    unknown nodes is taken at its study's word, `execution.max_workers`.
+
+    Raises:
+        ValueError: a trial asks for more workers than there may ever be, or for nodes that no type is.
+    """
+    execution = plan.study.execution
+    cap, widest = execution.max_workers, widest_trial(plan)
+    ever = room
+    if types:
+        ever += sum(
+            node_type.max_nodes * workers_that_fit(node_type.resources, execution.per_worker) for node_type in types
+        )
+    elif may_grow and cap is not None:
+        ever = max(room, cap)
+    slots = ever if cap is None else min(cap, ever)
+    if plan.trials[widest].workers > slots:
+        raise ValueError(_too_wide(plan, widest, slots, cap is not None and cap < ever, types))
+    return slots
+
+
+def widest_trial(plan: Plan) -> str:
+    """Id of the trial with the most workers, an unfinished one if there is one."""
+    trials = plan.expected()
+    return max(trials, key=lambda id: (id not in plan.finished, trials[id].workers))
+
+
+def _too_wide(plan: Plan, id: str, slots: int, capped: bool, types: list[NodeType]) -> str:
+    execution = plan.study.execution
+    asks = f"{id} asks for {plan.expected()[id].workers} workers of {execution.per_worker}"
+    if capped:
+        return f"{asks}, but execution.max_workers is {slots}; raise it, or lower execution.workers"
+    if types:
+        listed = "\n".join(f"  {node_type}" for node_type in types)
+        return (
+            f"{asks}, but this cluster can have {slots} at most, however long one waits. It may start:\n{listed}\n"
+            "Lower execution.workers or execution.per_worker, or add nodes to the cluster's YAML file"
+        )
+    return (
+        f"{asks}, but there is room for {slots}; lower execution.workers or execution.per_worker, launch on a bigger "
+        "cluster, or set execution.max_workers for a cluster that grows on demand"
+    )
+
+
+def _command_lines(proc: Path) -> list[list[str]]:
+    """Arguments of all processes of this machine that this user may see."""
+    found = []
+    for path in proc.glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().decode(errors="replace").split("\0"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found

@@ -1,0 +1,164 @@
+"""Nodes that are taken away: seen coming by a spot notice, or missed when they are gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from reports.records import read_failures
+from reports.storage import Storage
+from study.failures import note_death
+from study.progress import read_progress
+
+NOTICE_SECONDS = 5.0
+"""Every worker looks for a notice this often; AWS gives it two minutes ahead and asks to look every five seconds."""
+
+GONE_SECONDS = 20.0
+"""After a process was lost, so long Ray may take to find its node dead: five health checks that are not answered."""
+
+METADATA = "http://169.254.169.254"
+
+
+def ended_before(storage: Storage, id: str, launched_at: str) -> bool:
+    """Whether this launch has tried a one-worker trial before, and it failed by itself rather than with its node.
+
+    Ray Tune starts trials again whose process is gone. That is right where the node is gone too; a process that died
+    alone (out of memory, say) would die again, and an error would come again.
+    """
+    launch = datetime.fromisoformat(launched_at)
+    if storage.exists("checkpoints", id, "failure.json"):
+        failures, _ = read_failures(storage, [id])
+        if any(failure.failed_at >= launch for failure in failures):
+            return True
+    before = read_progress(storage, id)
+    if before is None or before.launch != launched_at or node_died(before.node):
+        return False
+    note_death(storage, id, launch)
+    return True
+
+
+def nodes(*, alive: bool) -> set[str]:
+    """Ids of the cluster's nodes that live, or that have died."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] == alive}  # type: ignore[no-untyped-call]
+
+
+def node_died(node: str) -> bool:
+    """Whether a node that has lost a process is gone itself, which Ray may find out a little later."""
+    return _comes_true(lambda: node not in nodes(alive=True))
+
+
+def any_node_died(dead_before: set[str]) -> bool:
+    """Whether one more node of the cluster is gone, which Ray may find out a little later."""
+    return _comes_true(lambda: bool(nodes(alive=False) - dead_before))
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + GONE_SECONDS
+    while not (true := condition()) and time.monotonic() < deadline:
+        time.sleep(1.0)
+    return true
+
+
+def this_node() -> str:
+    """Id of the node that this process runs on; empty outside of Ray."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+@contextmanager
+def watching() -> Iterator[threading.Event]:
+    """Watch for the end of this trial's nodes; the event is set when one of them will be taken away.
+
+    To be entered by all ranks. Every worker asks the cloud about its own node and tells Ray, which then starts nothing
+    new there, and takes the end of the training for a preemption. (Ray Train's own `get_preemption_info` is a barrier
+    of all ranks in every step, and does not work in trials of one worker.)
+    """
+    notice, over = threading.Event(), threading.Event()
+    if not (here := this_node()):
+        yield notice
+        return
+    ours = _nodes_of_all_ranks(here)
+
+    def watch() -> None:
+        cloud = SpotNotice()
+        while not over.wait(NOTICE_SECONDS) and not notice.is_set():
+            if (deadline := cloud.deadline()) is not None:
+                drain(here, deadline)
+            if ours & draining_nodes():
+                notice.set()
+
+    thread = threading.Thread(target=watch, name="notices", daemon=True)
+    thread.start()
+    try:
+        yield notice
+    finally:
+        over.set()
+        thread.join()
+
+
+def _nodes_of_all_ranks(here: str) -> set[str]:
+    if not torch.distributed.is_initialized():
+        return {here}
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, here)
+    return set(gathered)
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that Ray knows will be taken away; as Ray Train itself asks for them."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def drain(node: str, deadline: float) -> None:
+    """Tell Ray that a node is preempted at `deadline`, in seconds since the epoch."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    client.drain_node(node, reason, "the cloud takes this node away", int(deadline * 1000))
+
+
+class SpotNotice:
+    """What EC2 tells an instance of its own end; asks no more where nobody answers, which is everywhere else."""
+
+    def __init__(self) -> None:
+        self._url = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA).rstrip("/")
+        self._answers = os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true"
+
+    def deadline(self) -> float | None:
+        """When this instance ends, in seconds since the epoch; None if it is not told to."""
+        if not self._answers:
+            return None
+        try:
+            token = self._ask("PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+            answer = self._ask("GET", "meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
+        except urllib.error.HTTPError:  # 404: no notice
+            return None
+        except OSError:
+            self._answers = False
+            return None
+        told = json.loads(answer)
+        return datetime.fromisoformat(told["time"]).timestamp() if told["action"] != "hibernate" else time.time()
+
+    def _ask(self, method: str, path: str, headers: dict[str, str]) -> str:
+        request = urllib.request.Request(f"{self._url}/latest/{path}", method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=1.0) as answer:
+            text: str = answer.read().decode()
+        return text

@@ -1,0 +1,220 @@
+"""One driver on a storage at a time: a claim in the storage that its holder renews while it lives.
+
+Each driver writes a claim of its own name, then lists all claims, and holds the lease if no other claim lives. Of two
+drivers, the one that lists last sees the other's claim, so that never both hold it; this needs no more than listings
+that show every finished write, which local disks, S3, Google's and Azure's stores guarantee (NFS within the seconds of
+its attribute cache). Ages are differences of two times that the storage itself noted, so that clocks may be wrong.
+
+A driver that was suspended for longer than `STALE_SECONDS` may have been replaced. It finds out at its next heartbeat
+and ends, so that two drivers overlap for one heartbeat at most. Records are safe even then: they are never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyarrow import fs
+
+from reports.storage import Storage
+from study.cluster import JOB_VARIABLE
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+"""A claim that was not renewed for so long is dead: six heartbeats, longer than any retried request takes."""
+
+SETTLE_SECONDS = 5.0
+"""Two drivers that start in the same moment: so long the one waits for the other, which withdraws."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who claims a storage; `process` tells processes of one machine apart, also where a pid was used again."""
+
+    study: str
+    host: str
+    pid: int
+    process: str
+    since: str
+    job: str = ""
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    held: bool = False
+
+    def __str__(self) -> str:
+        job = f"job {self.job} of " if self.job else ""
+        return f"{job}the study {self.study!r} on host {self.host}, pid {self.pid}, since {self.since}"
+
+
+class Lease:
+    """The lease as its holder sees it; `lost` says why it no longer holds it."""
+
+    def __init__(self, storage: Storage, claim: Claim, heartbeat_seconds: float, stale_seconds: float) -> None:
+        self.lost: str | None = None
+        self._storage, self._claim = storage, claim
+        self._heartbeat_seconds, self._stale_seconds = heartbeat_seconds, stale_seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Stop the heartbeat and withdraw the claim."""
+        self._over.set()
+        self._thread.join()
+        self._storage.delete("lease", _file(self._claim.name))
+
+    def _renew(self) -> None:
+        renewed = _uptime()
+        while not self._over.wait(self._heartbeat_seconds):
+            try:
+                self.lost = self._taken_over()
+                if self.lost is None:
+                    _write(self._storage, self._claim)
+                    renewed = _uptime()
+            except OSError as error:
+                if _uptime() - renewed > self._stale_seconds:
+                    self.lost = f"the lease on {self._storage.root} could not be renewed: {error}; launch again"
+            if self.lost is not None:
+                main = threading.main_thread().ident
+                assert main is not None
+                signal.pthread_kill(main, signal.SIGINT)  # it may be waiting for Ray, which a real signal ends
+                return
+
+    def _taken_over(self) -> str | None:
+        mine = self._claim
+        claims = _claims(self._storage)
+        if mine.name not in claims:
+            return f"another driver has taken over the storage {self._storage.root}; this one was suspended too long"
+        for other in claims.keys() - {mine.name}:
+            claim = _read(self._storage, other)
+            if claim is not None and claim.held and (claim.since, claim.name) > (mine.since, mine.name):
+                return f"the storage {self._storage.root} was taken over by {claim}"
+        return None
+
+
+@contextmanager
+def lease(
+    storage: Storage, study: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+) -> Iterator[Lease]:
+    """Hold the lease of a storage for the time of a block, which is interrupted if the lease is lost.
+
+    Raises:
+        ValueError: another driver holds it (named with host, pid and since when), or it was lost.
+    """
+    claim = _acquire(storage, study, stale_seconds)
+    held = Lease(storage, claim, heartbeat_seconds, stale_seconds)
+    try:
+        yield held
+    except KeyboardInterrupt:
+        if held.lost is None:
+            raise
+    finally:
+        held.release()
+    if held.lost is not None:
+        raise ValueError(held.lost)
+
+
+def _acquire(storage: Storage, study: str, stale_seconds: float) -> Claim:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    mine = Claim(
+        study, socket.gethostname(), os.getpid(), _process(os.getpid()), since, os.environ.get(JOB_VARIABLE, "")
+    )
+    deadline = time.monotonic() + SETTLE_SECONDS
+    try:
+        while True:
+            _write(storage, mine)
+            rivals = _rivals(storage, mine, stale_seconds)
+            if rivals is None:
+                continue
+            if not rivals:
+                held = Claim(**{**asdict(mine), "held": True})
+                _write(storage, held)
+                return held
+            held_by = [rival for rival, _ in rivals if rival.held]
+            yields = any(rival.name < mine.name for rival, _ in rivals)
+            if held_by or yields or time.monotonic() > deadline:
+                rival, age = min(rivals, key=lambda pair: (not pair[0].held, pair[0].name))
+                raise ValueError(
+                    f"the storage {storage.root} is in use by {rival} (last heartbeat {age:.0f} s ago). Wait for it, "
+                    f"or end it; if it died, its lease ends by itself {stale_seconds:.0f} s after its last heartbeat"
+                )
+            time.sleep(random.uniform(0.05, 0.2))
+    except BaseException:
+        storage.delete("lease", _file(mine.name))
+        raise
+
+
+def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[tuple[Claim, float]] | None:
+    """Living claims of others with the seconds since their last heartbeat; dead ones are deleted.
+
+    None if one's own claim is not there: it was taken for dead, as this process was suspended since it wrote it.
+    """
+    written = _claims(storage)
+    if mine.name not in written:
+        return None
+    rivals = []
+    for name in written.keys() - {mine.name}:
+        claim = _read(storage, name)
+        if claim is None:  # withdrawn meanwhile
+            continue
+        age = written[mine.name] - written[name]
+        if age > stale_seconds or _died_here(claim):
+            storage.delete("lease", _file(name))
+        else:
+            rivals.append((claim, max(0.0, age)))
+    return rivals
+
+
+def _claims(storage: Storage) -> dict[str, float]:
+    """Names of all claims, and when they were written, in seconds of the storage's own clock."""
+    infos = storage.filesystem.get_file_info(fs.FileSelector(storage.path("lease"), allow_not_found=True))
+    files = [info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith(".")]
+    return {info.base_name.removesuffix(".json"): info.mtime_ns / 1e9 for info in files}
+
+
+def _read(storage: Storage, name: str) -> Claim | None:
+    try:
+        return Claim(**storage.read_json("lease", _file(name)))
+    except FileNotFoundError:
+        return None
+
+
+def _write(storage: Storage, claim: Claim) -> None:
+    storage.write_bytes(json.dumps(asdict(claim)).encode(), "lease", _file(claim.name))
+
+
+def _file(name: str) -> str:
+    return f"{name}.json"
+
+
+def _uptime() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _process(pid: int) -> str:
+    """What tells a process from all others, of other boots and containers too; empty where the system has no /proc."""
+    proc = Path("/proc")
+    try:
+        boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+        state, *fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return "" if state == "Z" else f"{boot} {(proc / 'self/ns/pid').readlink()} {pid} {fields[18]}"
+    except OSError:
+        return ""
+
+
+def _died_here(claim: Claim) -> bool:
+    """Whether a claim is of a process of this machine that is gone: then nobody needs to wait for its age."""
+    here = _process(os.getpid()).split()
+    there = claim.process.split()
+    return bool(here and there) and here[:2] == there[:2] and _process(claim.pid) != claim.process

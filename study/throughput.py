@@ -1,0 +1,215 @@
+"""How long trials take: from trials that have finished, then from what was calibrated, else unknown; never invented."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from reports.records import Record
+from reports.storage import Storage
+from study.plan import PlannedTrial
+from trainables.spec import Spec, Stage
+
+LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("the same architecture, stage and batch", ("architecture", "stage", "batch")),
+    ("the same architecture and stage", ("architecture", "stage")),
+    ("the same architecture", ("architecture",)),
+    ("the same stage", ("stage",)),
+    ("other architectures and stages", ()),
+)
+"""What a trial's speed is taken from, the closest first; images of the same size and the same precision throughout.
+
+What a device makes of an operation depends on the shapes of its layers first (architecture), then on how many images
+pass at once and on what surrounds the network (stage and batch: augmentation, optimizer, evaluation). Each of 75 trials
+of the demo predicted from the others alone was off by a median factor of 1.2, 1.3, 1.4, 2.3 and 2.4. Within a level,
+finished trials count before calibrations: they include reading, evaluation and waiting, which a few measured steps do
+not."""
+
+
+class Measurement(Spec):
+    """A few steps of one architecture and stage, with `batch` rows on one worker; medians.
+
+    `seconds` are those of `flops` operations, counted as a plan counts them.
+    """
+
+    architecture: str
+    stage: Stage
+    batch: int = Field(ge=1)
+    image_size: int
+    precision: str
+    steps: int
+    seconds: float = Field(gt=0)
+    flops: float = Field(gt=0)
+
+
+class Calibration(Spec):
+    """What was measured on one kind of hardware; `device` is its name in records, `hardware` tells it from others."""
+
+    format: int = 1
+    device: str
+    hardware: str
+    measured_at: AwareDatetime
+    versions: dict[str, str]
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a trial's speed depends on, `batch` being that of one worker."""
+
+    architecture: str
+    stage: str
+    batch: int
+    image_size: int
+    precision: str
+
+    def at(self, level: Sequence[str]) -> tuple[object, ...]:
+        return (self.image_size, self.precision, *(getattr(self, name) for name in level))
+
+
+@dataclass
+class _Sum:
+    seconds: float = 0.0
+    flops: float = 0.0
+    count: int = 0
+
+
+class Throughput:
+    """Predicts device-seconds of trials on one kind of device.
+
+    `device` is its name, or a shell pattern of names; empty, it is whichever GPU most finished trials ran on, else that
+    of the latest calibration. `here` is this machine's hardware, whose calibration counts before others' of its device.
+    """
+
+    def __init__(
+        self, records: Iterable[Record], calibrations: Iterable[Calibration], device: str = "", here: str = ""
+    ) -> None:
+        timed = [record for record in records if _times(record, any_gpu=not device)]
+        known = sorted(calibrations, key=lambda one: (one.hardware == here, one.measured_at), reverse=True)
+        known = [one for one in known if device or one.device != "cpu"]
+        self.device = device or _commonest(timed) or (known[0].device if known else "")
+        timed = [record for record in timed if record.resources and _matches(record.resources.device, self.device)]
+        self.calibration = next((one for one in known if _matches(one.device, self.device)), None)
+        self._measured = _sums((_kind_of_record(record), *_cost(record)) for record in timed)
+        self._calibrated = _sums(
+            (Kind(one.architecture, one.stage, one.batch, one.image_size, one.precision), one.seconds, one.flops)
+            for one in (self.calibration.measurements if self.calibration else ())
+        )
+        self._rates: dict[Kind, tuple[float, str]] = {}
+
+    def seconds(self, trial: PlannedTrial) -> float:
+        """Device-seconds of a trial, all its workers' together; NaN where nothing tells."""
+        return self._rate(trial)[0] * trial.train_flops
+
+    def source(self, trial: PlannedTrial) -> str:
+        """What the prediction rests on, such as "12 finished trials of the same architecture"; empty where none."""
+        return self._rate(trial)[1]
+
+    def _rate(self, trial: PlannedTrial) -> tuple[float, str]:
+        kind = kind_of(trial)
+        if kind not in self._rates:
+            self._rates[kind] = self._find(kind)
+        return self._rates[kind]
+
+    def _find(self, kind: Kind) -> tuple[float, str]:
+        for name, level in LEVELS:
+            key = (level, kind.at(level))
+            if key in self._measured:
+                found = self._measured[key]
+                trials = "1 finished trial" if found.count == 1 else f"{found.count:,} finished trials"
+                return found.seconds / found.flops, f"{trials} of {name}"
+            if key in self._calibrated:
+                assert self.calibration is not None
+                on = f"{self.calibration.hardware}, {self.calibration.measured_at:%Y-%m-%d}"
+                return self._calibrated[key].seconds / self._calibrated[key].flops, f"calibration of {name} ({on})"
+        return math.nan, ""
+
+
+def kind_of(trial: PlannedTrial) -> Kind:
+    spec = trial.spec
+    optimization = spec.settings.optimization
+    batch = optimization.global_batch_size // trial.workers
+    return Kind(spec.architecture, spec.stage, batch, spec.data.image_size, optimization.precision)
+
+
+def read_calibrations(storage: Storage) -> list[Calibration]:
+    """All calibrations of a storage.
+
+    Raises:
+        ValueError: a file that is not one.
+    """
+    found = []
+    for name in sorted(storage.list("calibrations")):
+        if name.endswith(".json"):
+            try:
+                found.append(Calibration.model_validate_json(storage.read_bytes("calibrations", name)))
+            except ValidationError as error:
+                raise ValueError(
+                    f"{storage.uri('calibrations', name)} is not a calibration: {error.errors()[0]['msg']}; delete it, "
+                    "and measure again with `plan --calibrate`"
+                ) from None
+    return found
+
+
+def write_calibration(storage: Storage, calibration: Calibration) -> str:
+    """Write what was measured to `calibrations/HARDWARE.json`, beside what that file has of other kinds; its path."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", calibration.hardware).strip("-").lower() + ".json"
+    before = [one for one in read_calibrations(storage) if one.hardware == calibration.hardware]
+    new = {_key(one): one for one in calibration.measurements}
+    kept = [one for old in before for one in old.measurements if old.versions == calibration.versions]
+    merged = {_key(one): one for one in kept} | new
+    whole = calibration.model_copy(update={"measurements": tuple(merged.values())})
+    storage.write_bytes(whole.model_dump_json(indent=1).encode(), "calibrations", name)
+    return storage.uri("calibrations", name)
+
+
+def _key(one: Measurement) -> tuple[object, ...]:
+    return one.architecture, one.stage, one.batch, one.image_size, one.precision
+
+
+def _sums(known: Iterable[tuple[Kind, float, float]]) -> Mapping[tuple[object, ...], _Sum]:
+    sums: dict[tuple[object, ...], _Sum] = {}
+    for kind, seconds, flops in known:
+        for _, level in LEVELS:
+            added = sums.setdefault((level, kind.at(level)), _Sum())
+            added.seconds += seconds
+            added.flops += flops
+            added.count += 1
+    return sums
+
+
+def _times(record: Record, *, any_gpu: bool) -> bool:
+    if record.resources is None or (any_gpu and record.resources.device == "cpu"):
+        return False
+    return bool(record.cost.device_seconds) and record.cost.train_flops > 0
+
+
+def _cost(record: Record) -> tuple[float, float]:
+    assert record.cost.device_seconds is not None
+    return record.cost.device_seconds, record.cost.train_flops
+
+
+def _kind_of_record(record: Record) -> Kind:
+    optimization: Any = record.spec.settings.get("optimization") or {}
+    assert record.resources is not None
+    batch = int(optimization.get("global_batch_size", 0)) // max(1, record.resources.workers)
+    precision = str(optimization.get("precision", "float32"))
+    return Kind(record.spec.architecture, record.spec.stage, batch, record.spec.data.image_size, precision)
+
+
+def _commonest(records: Sequence[Record]) -> str:
+    counts: dict[str, int] = {}
+    for record in records:
+        if record.resources:
+            counts[record.resources.device] = counts.get(record.resources.device, 0) + 1
+    return max(counts, key=lambda name: (counts[name], name), default="")
+
+
+def _matches(device: str, wanted: str) -> bool:
+    return device == wanted or fnmatchcase(device.lower(), wanted.lower())

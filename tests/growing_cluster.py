@@ -1,0 +1,227 @@
+"""A cluster that grows and shrinks: Ray's real autoscaler, whose nodes are processes here, and a study launched on it.
+
+Run as root in namespaces of its own (`command`), because starting such a cluster ends every Ray that it can see. Prints
+what was observed as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+DEADLINE_SECONDS = 220.0
+HEAD = "ray.head.default"  # the name that the provider gives it, whatever the file says
+NOTICE_AHEAD = 15.0  # seconds; a cloud gives 30 to 120
+MEMORY = {"object_store_memory": 100_000_000}
+PROVIDER = {
+    "type": "fake_multinode",
+    "use_node_id_as_ip": True,
+    "disable_node_updaters": True,
+    "disable_launch_config_check": True,
+}
+COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+
+
+def command(*arguments: str) -> list[str]:
+    """Run this file in private namespaces (network, processes, mounts, IPC); bash as first process reaps orphans."""
+    private = ["unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
+    return [*private, "bash", "-c", '"$@"; exit $?', "bash", sys.executable, __file__, *arguments]
+
+
+def missing() -> str | None:
+    """Why such a cluster cannot be started here; None if it can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "needs root on Linux, for private namespaces"
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--net", "--pid", "--fork", "true"]).returncode:
+        return "needs a system that lets root make namespaces"
+    return None
+
+
+def private_machine() -> None:
+    """Within the namespaces: a loopback interface, own temporary files, and the file that Ray's wheel lacks."""
+    with socket.socket() as probe:  # as `ip link set lo up`
+        fcntl.ioctl(probe, 0x8914, struct.pack("16sh", b"lo", 1 | 64))
+    Path("/tmp/ray").mkdir(exist_ok=True)
+    run = subprocess.check_call
+    run(["mount", "--make-rprivate", "/"])
+    run(["mount", "-t", "tmpfs", "tmpfs", "/tmp/ray"])
+    run(["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", "/dev/shm"])
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None and spec.origin is not None
+    defaults = Path(spec.origin).parent / "autoscaler/_private/fake_multi_node"
+    if not (defaults / "example.yaml").exists():
+        added = tempfile.mkdtemp()
+        Path(added, "example.yaml").write_text(yaml.safe_dump(cluster_config({})))
+        run(["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={added}:{defaults}", str(defaults)])
+
+
+def cluster_config(node_types: dict[str, Any]) -> dict[str, Any]:
+    head = {HEAD: {"resources": {"CPU": 0, **MEMORY}, "node_config": {}, "max_workers": 0}}
+    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+    return {
+        "cluster_name": "fake",
+        "max_workers": 8,
+        "provider": {**PROVIDER, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID},
+        "head_node_type": HEAD,
+        "available_node_types": {**node_types, **head},
+        "upscaling_speed": 10.0,
+        "idle_timeout_minutes": 0.05,
+        **{name: {} for name in ("auth", "docker", "file_mounts")},
+        **{f"{name}_commands": [] for name in COMMANDS},
+        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+        "file_mounts_sync_continuously": False,
+    }
+
+
+def start_head(node_types: dict[str, Any]) -> None:
+    """Start the head with its autoscaler, which starts nodes when they are asked for."""
+    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+    config = Path(tempfile.mkdtemp(), "cluster.yaml")
+    config.write_text(yaml.safe_dump(cluster_config(node_types)))
+    os.environ.update(
+        AUTOSCALER_UPDATE_INTERVAL_S="1",
+        RAY_FAKE_CLUSTER="1",
+        RAY_enable_autoscaler_v2="1",
+        RAY_CLOUD_INSTANCE_ID=FAKE_HEAD_NODE_ID,
+    )
+    arguments = ["start", "--head", "--num-cpus=0", f"--autoscaling-config={config}", "--object-store-memory=100000000"]
+    subprocess.check_call(
+        [sys.executable, "-m", "ray.scripts.scripts", *arguments, "--include-dashboard=false"],
+        stdout=sys.stderr,
+        env={**os.environ, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID},
+    )
+
+
+def trainers() -> list[dict[str, Any]]:
+    """The living nodes that train."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and "trainer" in node["Resources"]]
+
+
+def kill_node(node: str) -> None:
+    """What a power cut does: the node's processes are gone at once."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words and words[0].endswith("/raylet") and any(node in word for word in words):
+            for one in [*process.children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            return
+    raise AssertionError(f"no raylet of node {node}")
+
+
+class Observed:
+    """What a launch on the cluster was seen to do."""
+
+    def __init__(self, storage: Path) -> None:
+        self.storage = storage
+        self.started = time.monotonic()
+        self.nodes: list[int] = []
+        self.seconds: dict[str, float] = {}
+
+    def sample(self) -> None:
+        """Note the number of nodes that train, if it has changed."""
+        assert time.monotonic() - self.started < DEADLINE_SECONDS, f"not over after {DEADLINE_SECONDS} s: {self.nodes}"
+        count = len(trainers())
+        if not self.nodes or self.nodes[-1] != count:
+            self.nodes.append(count)
+            self.note(f"{count} nodes")
+        time.sleep(0.2)
+
+    def note(self, event: str) -> None:
+        self.seconds.setdefault(event, round(time.monotonic() - self.started, 1))
+
+    def pretraining(self, begun: str) -> tuple[str, str] | None:
+        """Id and node of a pretraining that is far from its end and has a file of this name beside its progress."""
+        for file in self.storage.glob(f"checkpoints/pretrain-*/{begun}"):
+            with suppress(OSError, ValueError):
+                progress = json.loads((file.parent / "progress.json").read_text())
+                if progress["share"] < 0.7:
+                    return file.parent.name, progress["node"]
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study")
+    parser.add_argument("storage")
+    parser.add_argument("--loss", choices=["kill", "drain"], required=True)
+    options = parser.parse_args()
+    private_machine()
+    import ray
+
+    start_head({"trainer": {"resources": {"CPU": 1, "trainer": 1, **MEMORY}, "node_config": {}, "max_workers": 2}})
+    ray.init("auto", log_to_driver=False, logging_level="ERROR")
+    launch = [sys.executable, "-m", "study", "launch", options.study, "--storage", options.storage, "--address", "auto"]
+    impossible = subprocess.run(
+        [*launch, "--set", "execution.per_worker={trainer: 5}"], capture_output=True, text=True, timeout=60
+    )
+    observed = Observed(Path(options.storage))
+    observed.sample()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(launch, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            lost = watch(observed, process, options.loss)
+        finally:
+            process.kill()
+            said.seek(0)
+            text = said.read()
+            sys.stderr.write(text)
+    seen = {
+        "nodes": observed.nodes,
+        "seconds": observed.seconds,
+        "exit": process.returncode,
+        "lost": lost,
+        "said": text,
+    }
+    print(json.dumps(seen | {"impossible": [impossible.returncode, impossible.stderr]}))
+
+
+def watch(observed: Observed, launch: subprocess.Popen[Any], loss: str) -> tuple[str, str] | None:
+    """Take a node away while both train, then wait for the launch and for the nodes to be given back."""
+    lost = None
+    while launch.poll() is None:
+        observed.sample()
+        begun = "latest.pt" if loss == "kill" else "progress.json"
+        if lost is None and len(trainers()) == 2 and (found := observed.pretraining(begun)):
+            lost = found
+            observed.note("loss")
+            lose(loss, lost[1])
+    observed.note("launch over")
+    while trainers():
+        observed.sample()
+    observed.sample()
+    return lost
+
+
+def lose(how: str, node: str) -> None:
+    from study.interruption import drain
+
+    if how == "kill":
+        kill_node(node)
+    else:
+        time.sleep(3)  # until it trains
+        drain(node, time.time() + NOTICE_AHEAD)
+
+
+if __name__ == "__main__":
+    main()

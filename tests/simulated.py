@@ -1,0 +1,135 @@
+"""Launches of studies without Ray and without training: accuracies come from a formula, everything else is real."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import synthetic
+from reports.records import Record, record_ids, write_record
+from reports.storage import Storage
+from studies import tiny, tiny_study
+from study.adaptive import RUNGS
+from study.config import Study
+from study.evidence import StoredEvidence
+from study.failures import failed_for_good, note_error
+from study.growth import Growth
+from study.launch import Wishes, make_schedule
+from study.plan import ExpectedImages, PlannedTrial
+from study.schedule import Schedule
+from study.trial import TrialSpec
+
+Accuracy = Callable[[TrialSpec], float]
+HELD_OUT = 4  # of the 20 labelled images of the tiny study
+SECONDS = 36.0  # that a simulated trial takes
+
+
+def study_of(stages: dict[str, dict[str, Any]], **changes: Any) -> Study:
+    """The tiny study of these stages only, their recipes changed as given; parents are to be named too."""
+    recipes: dict[str, Any] = copy.deepcopy(tiny()["stages"])
+    return tiny_study(stages={name: {**recipes[name], **more} for name, more in stages.items()}, **changes)
+
+
+def setting(spec: TrialSpec, name: str) -> Any:
+    """A setting of a trial by its dotted path."""
+    value: Any = spec.settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def finish(storage: Storage, id: str, spec: TrialSpec, accuracy: float, held_out: int = HELD_OUT) -> None:
+    """Write a trial's record, as if it had run."""
+    plain = synthetic.plain(id, spec.stage, spec.architecture, spec.seed, spec.parent)
+    plain["spec"] = spec.plain()
+    plain["metrics"] = {"dev_top1": accuracy, "evaluated": held_out} if spec.dev else {"top1": accuracy}
+    plain["cost"]["device_seconds"] = SECONDS
+    plain["finished_at"] = datetime.now(UTC)
+    write_record(storage, Record.model_validate(plain))
+
+
+@dataclass
+class Simulated:
+    """A launch: the order in which trials started, those that were told to stop, and what it knew at its end."""
+
+    growth: Growth
+    schedule: Schedule
+    started: list[str] = field(default_factory=list)
+    pruned: list[str] = field(default_factory=list)
+    events: int = 0
+    most_in_flight: int = 0
+
+    @property
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """What was chosen, by the ids of the choices that are decided."""
+        growth = self.growth
+        decisions = {id: growth.evidence.decide(choice) for id, choice in growth.expansion.choices.items()}
+        return {id: decision.chosen.changes for id, decision in decisions.items() if decision is not None}
+
+    @property
+    def finals(self) -> dict[str, TrialSpec]:
+        """The trials that hold out nothing and have a record."""
+        specs = self.growth.expansion.specs
+        return {id: spec for id, spec in specs.items() if spec.dev is None and self.schedule.states[id] == "done"}
+
+
+class CutError(RuntimeError):
+    """The power went off."""
+
+
+def simulate(
+    study: Study,
+    storage: Storage,
+    accuracy: Accuracy,
+    *,
+    fails: Callable[[TrialSpec], bool] = lambda spec: False,
+    dies: Callable[[TrialSpec], bool] = lambda spec: False,
+    wishes: Wishes | None = None,
+    slots: int = 2,
+    seconds: float = math.nan,
+    cut_after: int | None = None,
+) -> Simulated:
+    """Launch a study: trials advance by a quarter in turn, and those at their end leave a record.
+
+    Trials that fail leave their failure, those whose process dies nothing.
+
+    After a quarter k of its time a trial that is judged has k / 4 of its final accuracy. `cut_after`: raise `CutError`
+    after so many quarters, everything in memory being lost. `seconds` are what a trial is predicted to take.
+    """
+    wishes = wishes or Wishes()
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    growth = Growth(study, ExpectedImages.of(study), evidence, lambda trial: seconds)
+    given_up = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
+    launch = Simulated(growth, make_schedule(growth, storage, wishes, given_up, slots))
+    running: list[tuple[PlannedTrial, int]] = []
+    while True:
+        running += _starts(launch)
+        if not running:
+            return launch
+        launch.events += 1
+        if launch.events == cut_after:
+            raise CutError
+        trial, quarters = running.pop(0)
+        if quarters < RUNGS:
+            reached = accuracy(trial.spec) * quarters / RUNGS
+            if not (growth.rungs(trial.id) and growth.prune(trial.id, quarters, reached)):
+                running.append((trial, quarters + 1))
+                continue
+            growth.evidence.mark_pruned(trial.id)
+            launch.pruned.append(trial.id)
+        elif fails(trial.spec):
+            note_error(storage, trial.id, RuntimeError("diverged"))
+        elif not dies(trial.spec):
+            finish(storage, trial.id, trial.spec, accuracy(trial.spec))
+        launch.schedule.ended(trial.id)
+
+
+def _starts(launch: Simulated) -> Iterable[tuple[PlannedTrial, int]]:
+    while isinstance(trial := launch.schedule.next(), PlannedTrial):
+        launch.started.append(trial.id)
+        launch.most_in_flight = max(launch.most_in_flight, launch.schedule.workers_in_flight)
+        yield trial, 1

@@ -1,0 +1,70 @@
+"""A study on a cluster that grows with it, loses a node, and shrinks again: Ray's real autoscaler."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import growing_cluster
+from reports.records import read_failures, read_records
+from reports.storage import Storage
+from studies import tiny
+
+pytestmark = pytest.mark.timeout(280)
+
+
+def observe(folder: Path, shards: str, loss: str, **changes: Any) -> tuple[dict[str, Any], Storage]:
+    """Launch a study on a cluster of its own; what was seen, and its storage."""
+    if reason := growing_cluster.missing():
+        pytest.skip(reason)
+    stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
+    stages["pretrain"]["optimization"]["epochs"] = 200
+    data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
+    execution = {
+        "workers": 1,
+        "per_worker": {"CPU": 1, "trainer": 1},
+        "checkpoint_seconds": 0.5,
+        "min_effective_rank": 0,
+        **changes.pop("execution", {}),
+    }
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(tiny(stages=stages, data=data, execution=execution, **changes)))
+    arguments = growing_cluster.command(str(file), str(folder / "runs"), "--loss", loss)
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=260, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), Storage(str(folder / "runs"))
+
+
+def test_study_grows_the_cluster_survives_the_death_of_a_node_and_gives_the_nodes_back(
+    shards: str, tmp_path: Path
+) -> None:
+    grid = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.1]}
+    seen, storage = observe(tmp_path, shards, "kill", grid=grid)
+    assert seen["exit"] == 0, seen["said"]
+    assert seen["nodes"][0] == 0 and max(seen["nodes"]) == 2 and seen["nodes"][-1] == 0
+    records, problems = read_records(storage)
+    assert len(records) == 4 and not problems and read_failures(storage) == ([], [])
+    sessions = {record.id: record.cost.sessions for record in records if record.spec.stage == "pretrain"}
+    assert sessions[seen["lost"][0]] == 2, "the trial did not go on from its checkpoint"
+    code, message = seen["impossible"]
+    assert code == 2 and "asks for 1 workers of {'trainer': 5.0}" in message and "Traceback" not in message
+    assert "trainer ({CPU: 1, object_store_memory: 1e+08, trainer: 1}, at most 2)" in message
+
+
+def test_workers_that_are_told_of_their_end_save_at_once_and_go_on_elsewhere(shards: str, tmp_path: Path) -> None:
+    """Two workers on two nodes; nothing but the notice makes a checkpoint."""
+    seen, storage = observe(tmp_path, shards, "drain", execution={"workers": 2, "checkpoint_seconds": 1000})
+    assert seen["exit"] == 0, seen["said"]
+    records, problems = read_records(storage)
+    assert not problems and read_failures(storage) == ([], [])
+    [pretraining] = [record for record in records if record.spec.stage == "pretrain"]
+    assert pretraining.id == seen["lost"][0] and pretraining.cost.sessions == 2
+    assert pretraining.resources is not None and pretraining.resources.workers == 2
+    assert seen["nodes"][-1] == 0

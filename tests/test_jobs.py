@@ -1,0 +1,139 @@
+"""A launch as a job on a cluster: a real head with its dashboard and tokens, and storage on an object store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from object_store import ObjectStore, running_store
+from reports.records import read_records
+from reports.storage import Storage
+from studies import tiny
+from study.jobs import PACKAGES
+from study.tunnel import dashboard
+
+pytestmark = pytest.mark.timeout(280)
+
+HEAD = """
+import sys, ray
+context = ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
+print("http://" + context.dashboard_url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with running_store() as running:
+        yield running
+
+
+@contextmanager
+def running_head(**environment: str) -> Iterator[str]:
+    """A head on this machine, which ends with the block; yields its dashboard's URL."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEAD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",  # the code is not here: it comes with the job
+        env={**os.environ, "PATH": path, **environment},
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(60)
+        process.stdout.close()
+
+
+def launch(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "study", "launch", *map(str, arguments)]
+    env = {**os.environ, **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    output, errors = process.communicate(timeout=240)
+    return process.returncode, output, errors
+
+
+def test_job_outlives_the_laptop_and_is_found_again(store: ObjectStore, shards: str, tmp_path: Path) -> None:
+    stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
+    stages["pretrain"]["optimization"]["epochs"] = 150
+    data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
+    execution = {"workers": 1, "per_worker": {"CPU": 1}, "min_effective_rank": 0}
+    file = tmp_path / "my study.yaml"
+    file.write_text(yaml.safe_dump(tiny(stages=stages, data=data, execution=execution)))
+    storage = store.bucket("jobs")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}
+    with running_head(**token) as url:
+        arguments = (file, "--cluster", url, "--storage", storage, "--set", "pretrain.optimization.learning_rate=0.2")
+        first = launch(*arguments, **token)
+        assert first.stdout is not None
+        job = first.stdout.readline().split()[1]
+        while "running" not in (line := first.stdout.readline()):
+            assert line, "the job ended early: " + "".join(end(first)[1:])
+        first.send_signal(signal.SIGINT)
+        code, output, errors = end(first)
+        assert code == 130 and f"job {job} goes on" in output and "Traceback" not in errors
+
+        other = tmp_path / "other.yaml"
+        other.write_text(yaml.safe_dump(tiny(name="other")))
+        code, _, errors = end(launch(other, "--cluster", url, "--storage", storage, **token))
+        assert code == 2 and f"in use by job {job} of the study 'tiny'" in errors
+        code, _, errors = end(launch(file, "--storage", storage))
+        assert code == 2 and f"in use by job {job} of the study 'tiny' on host" in errors
+        code, _, errors = end(launch(*arguments, **token | {"RAY_AUTH_TOKEN": "another"}))
+        assert code == 2 and "refuses this user's token" in errors and "Traceback" not in errors
+
+        code, output, errors = end(launch(*arguments, **token))
+        assert code == 0, output + errors
+        assert output.splitlines()[0] == f"following job {job}, which runs already"
+        assert output.splitlines()[-1] == f"report: {storage}/reports/tiny.html"
+    records, problems = read_records(Storage(storage))
+    assert not problems and {record.spec.stage for record in records} == {"pretrain", "linear"}
+    for record in records:
+        assert record.environment is not None and record.environment.commit != "unknown"
+        if record.spec.stage == "pretrain":
+            assert record.spec.settings["optimization"]["learning_rate"] == 0.2  # type: ignore[index,call-overload]
+    assert not Storage(storage).list("lease")
+    gone = launch(file, "--cluster", url, "--storage", storage, **token)
+    code, _, errors = end(gone)
+    assert code == 2 and url in errors and "Traceback" not in errors
+
+
+def test_what_cannot_be_launched_on_a_cluster_is_refused_here(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(tiny()))
+    for arguments, message in (
+        (("--cluster", "nowhere.yaml", "--storage", "/shared/runs"), "no such file"),
+        (("--cluster", "nowhere.yaml"), "URL such as s3://bucket/runs"),
+        (("--cluster", "nowhere.yaml", "--storage", "/shared/runs", "--address", "auto"), "give one"),
+    ):
+        code, _, errors = end(launch(file, *arguments))
+        assert code == 2 and message in errors and "Traceback" not in errors
+
+
+def test_cluster_that_is_not_up_is_told_with_what_ray_said(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    provider = {"type": "local", "head_ip": "192.0.2.1", "worker_ips": []}
+    file.write_text(yaml.safe_dump({"cluster_name": "absent", "provider": provider, "auth": {"ssh_user": "nobody"}}))
+    with pytest.raises(ValueError, match=r"cannot be reached; is it up \(`ray up"), dashboard(str(file)):
+        pass
+
+
+def test_everything_that_a_launch_imports_travels() -> None:
+    root = Path(__file__).resolve().parents[1]
+    ours = {path.parent.name for path in root.glob("*/*.py")} - {"tests", "benchmarks", "deploy"}
+    assert ours == set(PACKAGES)

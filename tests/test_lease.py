@@ -1,0 +1,190 @@
+"""One driver on a storage at a time, on a local folder and on an object store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from object_store import ObjectStore, running_store
+from reports.storage import Storage
+from studies import tiny
+from study.lease import lease
+
+HOLDER = """
+import sys, time
+from reports.storage import Storage
+from study.lease import lease
+with lease(Storage(sys.argv[1]), "first", heartbeat_seconds=0.3, stale_seconds=float(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with running_store() as running:
+        yield running
+
+
+@pytest.fixture(params=["folder", "object store"])
+def storage(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path) -> Storage:
+    if request.param == "folder":
+        return Storage(str(tmp_path / "runs"))
+    return Storage(store.bucket(re.sub(r"[^a-z]+", "-", request.node.name).strip("-")[:60]))
+
+
+class Driver:
+    """Another process that holds the lease."""
+
+    def __init__(self, storage: Storage, stale_seconds: float) -> None:
+        command = [sys.executable, "-c", HOLDER, storage.root, str(stale_seconds)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "held\n"
+
+    def stop(self, number: int) -> tuple[int, str]:
+        """Send a signal and wait for the end: exit code and last line of the errors."""
+        self.process.send_signal(number)
+        return self.end()
+
+    def end(self) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, (errors.splitlines() or [""])[-1]
+
+
+def claims(storage: Storage) -> list[str]:
+    return storage.list("lease")
+
+
+def test_second_driver_is_refused_and_told_who_the_first_is(storage: Storage) -> None:
+    driver = Driver(storage, 60)
+    with pytest.raises(ValueError, match="in use") as refused, lease(storage, "second"):
+        pass
+    message = str(refused.value)
+    assert f"'first' on host {os.uname().nodename}, pid {driver.process.pid}, since 2" in message
+    assert storage.root in message and len(claims(storage)) == 1
+    driver.stop(signal.SIGINT)
+    assert claims(storage) == []
+
+
+def test_lease_is_released_also_on_errors(storage: Storage) -> None:
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error), lease(storage, "a"):
+            assert len(claims(storage)) == 1
+            raise error
+        assert claims(storage) == []
+    with lease(storage, "a"):
+        pass
+    assert claims(storage) == []
+
+
+def test_lease_of_a_killed_process_of_this_machine_is_taken_over_at_once(storage: Storage) -> None:
+    driver = Driver(storage, 1000)
+    driver.stop(signal.SIGKILL)
+    assert len(claims(storage)) == 1
+    with lease(storage, "second"):
+        assert len(claims(storage)) == 1
+
+
+def test_lease_without_heartbeat_is_taken_over_and_the_first_driver_ends(storage: Storage) -> None:
+    driver = Driver(storage, 1000)
+    driver.process.send_signal(signal.SIGSTOP)
+    refused, deadline = 0, time.monotonic() + 60
+    while True:
+        assert time.monotonic() < deadline
+        try:
+            with lease(storage, "second", heartbeat_seconds=0.2, stale_seconds=3) as second:
+                driver.process.send_signal(signal.SIGCONT)
+                code, message = driver.end()
+                assert second.lost is None
+            break
+        except ValueError:
+            refused += 1
+            time.sleep(0.1)
+    assert refused, "its last heartbeat was not three seconds ago"
+    assert code == 1 and message.startswith("ValueError") and storage.root in message
+    assert claims(storage) == []
+
+
+def test_beating_heart_keeps_the_lease(storage: Storage) -> None:
+    driver = Driver(storage, 3)
+    deadline = time.monotonic() + 7
+    while time.monotonic() < deadline:
+        with pytest.raises(ValueError, match="in use"), lease(storage, "second", stale_seconds=3):
+            pass
+        time.sleep(0.5)
+    driver.stop(signal.SIGINT)
+
+
+def test_of_many_that_start_together_one_holds_the_lease_at_any_time(storage: Storage) -> None:
+    inside, most, held, refused = [0], [0], [0], [0]
+    lock, start = threading.Lock(), threading.Barrier(6)
+
+    def drive() -> None:
+        start.wait()
+        for _ in range(3):
+            try:
+                with lease(storage, "one"):
+                    with lock:
+                        held[0] += 1
+                        inside[0] += 1
+                        most[0] = max(most[0], inside[0])
+                    time.sleep(0.02)
+                    with lock:
+                        inside[0] -= 1
+            except ValueError as error:
+                assert "in use" in str(error)
+                with lock:
+                    refused[0] += 1
+
+    threads = [threading.Thread(target=drive) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] and held[0] >= 1 and refused[0] >= 1 and held[0] + refused[0] == 18
+    assert claims(storage) == []
+
+
+def test_driver_that_is_cut_off_from_the_storage_ends(store: ObjectStore) -> None:
+    storage = Storage(store.bucket("cut-off"))
+    driver = Driver(storage, 2)
+    store.fault = lambda method, path: "403" if "cut-off" in path else None
+    try:
+        code, message = driver.end()
+    finally:
+        store.fault = None
+    assert code == 1 and "ACCESS_DENIED" in message
+
+
+def test_second_launch_is_refused_before_it_costs_anything(tmp_path: Path) -> None:
+    file, storage = tmp_path / "study.yaml", Storage(str(tmp_path / "runs"))
+    file.write_text(yaml.safe_dump(tiny()))
+    launch = [sys.executable, "-m", "study", "launch", str(file), "--storage", storage.root]
+    with lease(storage, "the first"):
+        refused = subprocess.run(launch, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert f"in use by the study 'the first' on host {os.uname().nodename}, pid {os.getpid()}" in refused.stderr
+    assert not storage.list("data") and not storage.list("checkpoints")
+
+
+def test_claim_of_another_machine_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """Its pid says nothing here."""
+    storage = Storage(str(tmp_path))
+    other = {"study": "s", "host": "elsewhere", "pid": 2**22 + 1, "process": "boot pid:[1] 4194305 7", "held": True}
+    storage.write_bytes(
+        json.dumps(other | {"since": "2026-01-01T00:00:00+00:00", "name": "x"}).encode(), "lease", "x.json"
+    )
+    with pytest.raises(ValueError, match="elsewhere, pid 4194305"), lease(storage, "second"):
+        pass
