@@ -194,7 +194,7 @@ def _text(trials: pd.DataFrame, ids: Sequence[str], metric: str) -> str:
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return accuracy(values[0]) if len(values) else GAP
-    return f"{accuracy(values.mean(), values.std(ddof=1))} (n = {len(values)})"
+    return f"{accuracy(values.mean(), values.std(ddof=1))} (n\u00a0=\u00a0{len(values)})"
 
 
 def _records(points: pd.DataFrame) -> list[dict[str, Any]]:

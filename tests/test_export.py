@@ -53,7 +53,7 @@ def test_table_comes_back_as_it_was() -> None:
 def test_markdown_has_the_exponents() -> None:
     text = as_markdown(Results(StudyInfo("planted", ""), planted.study()))
     assert "## Fits" in text
-    (row,) = (line for line in text.splitlines() if re.match(r"\| fine-tuned \| 1\W%", line))
+    row = next(line for line in text.splitlines() if re.match(r"\| fine-tuned \| 1\W%", line))
     assert " | plain | " in row and " to " in row
 
 
