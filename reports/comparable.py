@@ -92,6 +92,7 @@ def joined(caveats: Iterable[str]) -> str:
 
 
 def _grouped(numbers: Iterable[int], keys: Sequence[object]) -> dict[object, list[int]]:
+    """Numbers with equal keys, which are numbered so."""
     groups: dict[object, list[int]] = {}
     for number in numbers:
         groups.setdefault(keys[number], []).append(number)
@@ -100,7 +101,10 @@ def _grouped(numbers: Iterable[int], keys: Sequence[object]) -> dict[object, lis
 
 def _tiers(group: Sequence[int], rows: Sequence[Row]) -> dict[int, int]:
     """Numbers of the rows of a group that may be compared, with their tier."""
-    parts = list(_grouped(group, [row.part for row in rows]).values())
+    of_parts: dict[object, list[int]] = {}
+    for i in group:
+        of_parts.setdefault(rows[i].part, []).append(i)
+    parts = list(of_parts.values())
     shared = _shared(parts, rows)
     if all(any(i in shared for i in part) for part in parts):
         settings = [{rows[i].setting for i in part if i in shared} for part in parts]
@@ -110,9 +114,11 @@ def _tiers(group: Sequence[int], rows: Sequence[Row]) -> dict[int, int]:
         if shared := _shared([part], rows):
             tiers |= dict.fromkeys(shared, BY_FRACTION)
             continue
-        for cell in _grouped(part, [row.cell for row in rows]).values():
-            enough = min(ENOUGH[0], max(rows[i].seeds for i in cell))
-            tiers |= dict.fromkeys((i for i in cell if rows[i].seeds >= enough), APART)
+        most: dict[object, int] = {}
+        for i in part:
+            most[rows[i].cell] = max(rows[i].seeds, most.get(rows[i].cell, 0))
+        enough = (i for i in part if rows[i].seeds >= min(ENOUGH[0], most[rows[i].cell]))
+        tiers |= dict.fromkeys(enough, APART)
     return tiers
 
 

@@ -58,7 +58,7 @@ def huber_delta(residuals: Array) -> float:
 
 def leverage(theta: Array, x: Array) -> Array:
     """Share of each point in its own prediction, of the law linearized at `theta` (p,): (n,), in [0, 1]."""
-    q: Array = np.linalg.qr(_jacobian(theta[None], x)[0])[0]
+    q: Array = np.linalg.qr(_jacobian(theta[None], x, log_error(theta[None], x))[0])[0]
     return np.asarray((q**2).sum(1))
 
 
@@ -71,12 +71,14 @@ def _starts(x: Array, y: Array, floor_shares: tuple[float, ...]) -> Array:
     return np.concatenate([least_squares(x, above), floors[..., None]], -1)
 
 
-def _jacobian(theta: Array, x: Array) -> Array:
-    line = theta[..., :1] - theta[..., 1:2] * x
+def _jacobian(theta: Array, x: Array, at: Array) -> Array:
+    """Derivatives (..., n, p) of log errors `at` (..., n), which are those of `theta` at `x`."""
     if theta.shape[-1] == 2:
-        return np.stack([np.ones_like(line), -np.broadcast_to(x, line.shape)], -1)
-    share = np.exp(line - np.logaddexp(line, theta[..., 2:]))  # of the error that is not floor
-    return np.stack([share, -share * x, 1 - share], -1)
+        return np.stack([np.ones_like(at), -np.broadcast_to(x, at.shape)], -1)
+    jacobian = np.empty((*at.shape, 3))
+    share = np.exp(theta[..., :1] - theta[..., 1:2] * x - at)  # of the error that is not floor
+    jacobian[..., 0], jacobian[..., 1], jacobian[..., 2] = share, -share * x, 1 - share
+    return jacobian
 
 
 def _losses(residuals: Array, delta: float) -> Array:
@@ -89,13 +91,16 @@ def _levenberg_marquardt(x: Array, y: Array, theta: Array, delta: float) -> tupl
     shift = x.mean()  # sizes about their mean, so that level and slope are hardly correlated
     x, theta = x - shift, np.column_stack([theta[:, 0] - theta[:, 1] * shift, theta[:, 1:]])
     theta[:, 1] = np.clip(theta[:, 1], -STEEPEST, STEEPEST)
-    loss, damping, active = _losses(y - log_error(theta, x), delta), np.full(len(y), 1e-3), np.arange(len(y))
+    at = log_error(theta, x)
+    loss, damping, active = _losses(y - at, delta), np.full(len(y), 1e-3), np.arange(len(y))
     for _ in range(ITERATIONS):
-        tried = theta[active] + _step(x, y[active], theta[active], delta, damping[active])
+        tried = theta[active] + _step(x, y[active], theta[active], at[active], delta, damping[active])
         tried[:, 1] = np.clip(tried[:, 1], -STEEPEST, STEEPEST)
-        before, after = loss[active], _losses(y[active] - log_error(tried, x), delta)
+        at_tried = log_error(tried, x)
+        before, after = loss[active], _losses(y[active] - at_tried, delta)
         better = after < before
-        theta[active[better]], loss[active[better]] = tried[better], after[better]
+        improved = active[better]
+        theta[improved], at[improved], loss[improved] = tried[better], at_tried[better], after[better]
         damping[active] = np.where(better, damping[active] / 5, damping[active] * 5)
         finished = better & (before - after <= SETTLED * before) | (damping[active] > STUCK)
         active = active[~finished]
@@ -105,8 +110,8 @@ def _levenberg_marquardt(x: Array, y: Array, theta: Array, delta: float) -> tupl
     return theta, loss
 
 
-def _step(x: Array, y: Array, theta: Array, delta: float, damping: Array) -> Array:
-    residuals, jacobian = y - log_error(theta, x), _jacobian(theta, x)
+def _step(x: Array, y: Array, theta: Array, at: Array, delta: float, damping: Array) -> Array:
+    residuals, jacobian = y - at, _jacobian(theta, x, at)
     weighted = (jacobian * (delta / np.maximum(np.abs(residuals), delta))[..., None]).swapaxes(1, 2)
     normal = weighted @ jacobian
     diagonal = np.einsum("mpp->mp", normal)

@@ -29,27 +29,29 @@ def settings_of(chains: Sequence[Sequence[Record]]) -> list[str | None]:
     what has one value for each of their pairs, and is none of `AXES`. Nor do the architectures of ancestors: only some
     students can have a bigger teacher. What was chosen on held-out images counts as chosen, whatever its value.
     """
-    flat: dict[Key, dict[str, str]] = {}
-    values: dict[tuple[str, str], dict[object, set[str | None]]] = {}
+    keys: dict[str, Key] = {chain[0].id: (chain[0].spec.stage, repr(chain[0].spec.settings)) for chain in chains}
+    one_of = {keys[chain[0].id]: chain[0] for chain in chains}
+    flattened = {key: _flattened(record.spec.settings) for key, record in one_of.items()}
     cells: dict[Key, set[object]] = {}
     for chain in chains:
-        record, key = chain[0], _key(chain[0])
-        if key not in flat:
-            flat[key] = _flattened(record.spec.settings)
-        cells.setdefault(key, set()).add((record.spec.architecture, _fraction(chain)))
+        cells.setdefault(keys[chain[0].id], set()).add((chain[0].spec.architecture, _fraction(chain)))
+    of_recipe = _of_recipe(flattened, cells)
+    known: dict[object, str] = {}
+    return [_hash(chain, keys, flattened, of_recipe, known) for chain in chains]
+
+
+def _of_recipe(flattened: Mapping[Key, Mapping[str, str]], cells: Mapping[Key, set[object]]) -> set[tuple[str, str]]:
+    """Stage and path of the settings that have one value for each architecture and label fraction."""
     paths: dict[str, set[str]] = {}
-    for (stage, _), found in flat.items():
+    for (stage, _), found in flattened.items():
         paths.setdefault(stage, set()).update(found)
-    for key, found in flat.items():
-        for path in paths[key[0]]:
+    values: dict[tuple[str, str], dict[object, set[str | None]]] = {}
+    for key, found in flattened.items():
+        for path in paths[key[0]] - set(AXES):
             of_cells = values.setdefault((key[0], path), {})
             for cell in cells[key]:
                 of_cells.setdefault(cell, set()).add(found.get(path))
-    of_recipe = {
-        place for place, of_cells in values.items() if place[1] not in AXES and max(map(len, of_cells.values())) == 1
-    }
-    known: dict[object, str] = {}
-    return [_hash(chain, flat, of_recipe, known) for chain in chains]
+    return {place for place, of_cells in values.items() if max(map(len, of_cells.values())) == 1}
 
 
 def variant(chain: Sequence[Record], known: dict[str, str]) -> str:
@@ -117,29 +119,27 @@ def _path(name: str) -> str:
     return name if name in STAGE_OF_AXIS else name.partition(".")[2]
 
 
-def _key(record: Record) -> Key:
-    return record.spec.stage, repr(record.spec.settings)
-
-
 def _fraction(chain: Sequence[Record]) -> object:
     return next((found for one in chain if (found := one.spec.settings.get("label_fraction")) is not None), None)
 
 
 def _hash(
     chain: Sequence[Record],
-    flat: Mapping[Key, Mapping[str, str]],
+    key_of: Mapping[str, Key],
+    flattened: Mapping[Key, Mapping[str, str]],
     of_recipe: set[tuple[str, str]],
     known: dict[object, str],
 ) -> str | None:
     if chain[-1].spec.parent is not None:
         return None
     chosen = frozenset().union(*map(_chosen_paths, chain)) if any(one.selections for one in chain) else frozenset()
-    keys = tuple(map(_key, chain[:1] if any(stage == "" for stage, _ in chosen) else chain))
+    counted = chain[:1] if any(stage == "" for stage, _ in chosen) else chain
+    keys = tuple(key_of[one.id] for one in counted)
     place = (chain[0].source, keys, chosen)
     if place not in known:
         left_out = of_recipe | chosen
         parts = [
-            [key[0], {path: value for path, value in flat[key].items() if (key[0], path) not in left_out}]
+            [key[0], {path: value for path, value in flattened[key].items() if (key[0], path) not in left_out}]
             for key in keys
         ]
         text = json.dumps([chain[0].source, parts, sorted(chosen)], sort_keys=True)

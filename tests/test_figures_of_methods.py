@@ -185,6 +185,18 @@ def test_pretraining_curves_keep_first_and_last_step() -> None:
     assert list(figure.data[0].customdata[0]) == ["r10w0.25", None, "pretrain"]
 
 
+def test_pretraining_curves_of_every_architecture() -> None:
+    records = [
+        synthetic.record(f"p-{name}-s{seed:02d}", "pretrain", name, seed)
+        for name, seeds in {"r10w0.25": 50, "r18": 20, "r34": 2}.items()
+        for seed in range(seeds)
+    ]
+    figure = pretraining_curves(history(records, "pretrain"))
+    drawn = [trace.name for trace in figure.data]
+    assert {name: drawn.count(name) for name in drawn} == {"r10w0.25": 19, "r18": 19, "r34": 2}
+    assert figure.layout.meta["title"].endswith("(40 of 72 trials)")
+
+
 def test_device_time_adds_up(table: pd.DataFrame) -> None:
     figure = device_seconds(table)
     total = sum(record.cost.device_seconds or 0 for record in RECORDS)

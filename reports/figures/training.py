@@ -17,19 +17,22 @@ def pretraining_curves(history: pd.DataFrame) -> go.Figure:
 
     `history` is `tables.history` of the stage pretrain.
 
-    At most `CURVES` trials, the smallest models first, and about `STEPS` evenly spaced steps of each are drawn.
+    At most `CURVES` trials, as many of every architecture as there is room for, and about `STEPS` evenly spaced steps
+    of each are drawn.
     """
     if "contrastive_loss" not in history or history["contrastive_loss"].notna().sum() == 0:
         return empty_figure(TITLE, "It needs the stage pretrain with a logged history.", "digits")
     history = history[history["contrastive_loss"].notna()].sort_values(
         ["parameters", "architecture", "seed", "id", "step"]
     )
-    ids = history["id"].unique().tolist()
-    models = history["architecture"].unique().tolist()
+    trials = history.drop_duplicates("id")
+    models = trials["architecture"].unique().tolist()
+    turn = trials.groupby("architecture").cumcount()
+    shown = trials.loc[turn.sort_values(kind="stable").index[:CURVES]].sort_index()["id"]
+    curves = dict(iter(history[history["id"].isin(shown)].groupby("id", sort=False)))
     figure = go.Figure()
     named: set[str] = set()
-    for trial_id in ids[:CURVES]:
-        curve = history[history["id"] == trial_id]
+    for trial_id, curve in curves.items():
         model, seed = curve["architecture"].iloc[0], curve["seed"].iloc[0]
         thinned = curve.iloc[sorted({*range(0, len(curve), max(1, len(curve) // STEPS)), len(curve) - 1})]
         style = models.index(model)
@@ -49,5 +52,5 @@ def pretraining_curves(history: pd.DataFrame) -> go.Figure:
         named.add(model)
     figure.update_xaxes(title_text="step", rangemode="tozero")
     figure.update_yaxes(title_text="NT-Xent loss")
-    shown = f" ({CURVES} of {len(ids)} trials)" if len(ids) > CURVES else ""
-    return finish(figure, TITLE + shown, height=400)
+    number = f" ({len(curves)} of {len(trials)} trials)" if len(trials) > len(curves) else ""
+    return finish(figure, TITLE + number, height=400)
