@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from datasets.filesystem import absolute, is_local
 from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
+from study.arguments import make_parser
 from study.config import Study
 from study.describe import describe_plan
 from study.drift import drift
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Run one command; 0 on success, 1 where a study is left incomplete, 2 for input that cannot be used."""
-    options = _parser().parse_args(arguments)
+    commands = {"plan": plan, "launch": launch, "status": status, "report": report, "explain": explain, "shard": shard}
+    options = make_parser(commands).parse_args(arguments)
     try:
         code: int = options.command(options)
     except BrokenPipeError:  # `plan ... | head`
@@ -44,96 +46,6 @@ def main(arguments: list[str]) -> int:
         print("interrupted; launch again to go on where it stopped", file=sys.stderr)
         return 130
     return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m study", description="Label-efficiency scaling studies.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add_storage_and_overrides(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "--storage", default="./runs", metavar="DIR_OR_URL", help="records, checkpoints, reports (./runs)"
-        )
-        added.add_argument(
-            "--set", action="append", default=[], metavar="PATH=VALUE", help="override one value; may be repeated"
-        )
-
-    def command(name: str, function: object, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help)
-        added.set_defaults(command=function)
-        return added
-
-    for name, function, help in (
-        ("plan", plan, "print the trials of a study, what they cost, and which are finished; starts nothing"),
-        ("launch", launch, "run what is missing, then write the report"),
-        ("status", status, "print what is done, running and failed, from storage alone"),
-        ("report", report, "write the report, from storage alone"),
-    ):
-        added = command(name, function, help)
-        added.add_argument("study", metavar="STUDY.yaml", nargs="?" if name == "report" else None)
-        add_storage_and_overrides(added)
-        if name == "launch":
-            _add_launch_options(added)
-        if name == "report":
-            _add_report_options(added)
-        if name == "plan":
-            _add_plan_options(added)
-    added = command("explain", explain, "print what a trial trains, decays, adapts, and at which learning rate")
-    added.add_argument("trial", metavar="TRIAL_ID", help="an id, or how it begins")
-    added.add_argument("--study", metavar="STUDY.yaml", help="the study that plans it, if it is not finished yet")
-    add_storage_and_overrides(added)
-    added = command("shard", shard, "write a source's images as shards")
-    added.add_argument("source", help="digits, cifar10, or a folder of class folders or of Parquet files")
-    added.add_argument("destination", metavar="DEST", help="folder or URL of the shards")
-    added.add_argument("--label-seed", type=int, default=0, metavar="N", help="which labels are known first (0)")
-    added.add_argument("--train-limit", type=int, metavar="N", help="keep N training images, balanced over the classes")
-    added.add_argument("--test-limit", type=int, metavar="N", help="keep N test images, balanced over the classes")
-    return parser
-
-
-def _add_launch_options(added: argparse.ArgumentParser) -> None:
-    added.add_argument("--address", help="a running Ray cluster (default: a private Ray on this machine)")
-    added.add_argument(
-        "--cluster", metavar="CLUSTER.yaml", help="submit the launch as a job to the cluster of `ray up`"
-    )
-    added.add_argument(
-        "--only",
-        metavar="FIELD=PATTERN ...",
-        help="run only trials that match, such as 'stage=finetune architecture=r50*', and what these need",
-    )
-    added.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier launch")
-    added.add_argument(
-        "--seeds", type=int, metavar="N", help="run every cell for N seeds; finished ones stay as they are"
-    )
-    added.add_argument(
-        "--budget-gpu-hours",
-        type=float,
-        metavar="H",
-        help="start no trial that would make this launch take more GPU hours (of workers, on CPUs)",
-    )
-    added.add_argument("--dry-run", action="store_true", help="print what would be run, in order, and run nothing")
-
-
-def _add_plan_options(added: argparse.ArgumentParser) -> None:
-    added.add_argument(
-        "--calibrate", action="store_true", help="first measure a few steps of each architecture and stage here"
-    )
-    added.add_argument("--devices", type=int, metavar="N", help="wall clock on N devices (default: this machine's)")
-    added.add_argument("--node", metavar="TYPE", help="rent nodes of this type of the price table")
-    added.add_argument("--prices", metavar="FILE.yaml", help="a price table in the form of reports/prices.yaml")
-
-
-def _add_report_options(added: argparse.ArgumentParser) -> None:
-    added.add_argument("--paper", action="store_true", help="report the paper's own numbers instead of a study")
-    added.add_argument("-o", "--output", metavar="FILE", help="where to; the ending chooses the format")
-    added.add_argument(
-        "--format", metavar="F,...", help="one or more of html, md, csv, parquet, png, svg, pdf (default: html)"
-    )
-    added.add_argument(
-        "--prices", metavar="FILE.yaml", help="prices of device-hours, in the form of reports/prices.yaml"
-    )
-    added.add_argument("--serve", action="store_true", help="serve the page on this machine, up to date, until Ctrl-C")
-    added.add_argument("--port", type=int, help="port for --serve (default: any free one)")
 
 
 def plan(options: argparse.Namespace) -> int:

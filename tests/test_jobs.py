@@ -76,8 +76,8 @@ def test_job_outlives_the_laptop_and_is_found_again(store: ObjectStore, shards: 
     file = tmp_path / "my study.yaml"
     file.write_text(yaml.safe_dump(tiny(stages=stages, data=data, execution=execution)))
     storage = store.bucket("jobs")
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}
-    with running_head(**token) as url:
+    token = {"RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}  # a launch shows it without being told to
+    with running_head(RAY_AUTH_MODE="token", **token) as url:
         arguments = (file, "--cluster", url, "--storage", storage, "--set", "pretrain.optimization.learning_rate=0.2")
         first = launch(*arguments, **token)
         assert first.stdout is not None
