@@ -32,9 +32,9 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str
         "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, classes, strict=True)) + "</tr>"
         for row in rows
     )
-    kind = _class("dense" if len(head) > MANY else "")
+    dense = _class("dense" if len(head) > MANY else "")
     return (
-        f'<div class="scroll" tabindex="0"><table{kind}><caption>{escape(caption)}</caption>'
+        f'<div class="scroll" tabindex="0"><table{dense}><caption>{escape(caption)}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

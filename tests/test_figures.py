@@ -182,8 +182,8 @@ def texts_of(value: Any, key: str = "") -> list[str]:
 
 
 def test_an_image_has_room_for_all_rows_of_its_legend() -> None:
-    """Names of many letters take more rows; each is about 24 px high, and the title lies above."""
+    """Names of many letters take more rows; each is about 31 px high, and the title lies above."""
     few, many = (go.Figure([go.Scatter(name="a" * 45) for _ in range(n)]) for n in (2, 9))
     heights = [finish(figure, "Title").layout.margin.t for figure in (few, many)]
     assert legend_rows(["a" * 45] * 9) == 5 and legend_rows(["short"] * 6) == 1
-    assert heights[1] - heights[0] == 4 * 24
+    assert heights[1] - heights[0] == 4 * 31

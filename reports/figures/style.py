@@ -18,7 +18,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 HEIGHT = 440
 IMAGE_WIDTH = 1000  # px, of an exported image
 PANEL_FONT, PANEL_LETTER, PANEL_GAP = 14, 7, 50  # px: of a panel's title, of one of its letters, and beside it
-LEGEND_ROW, LEGEND_SYMBOL, CHARACTER = 24, 52, 7.6  # px: of a row, of an entry without its name, of a letter of 14 px
+LEGEND_ROW, LEGEND_SYMBOL, CHARACTER = 31, 52, 7.6  # px: of a row, of an entry without its name, of a letter of 14 px
 PANEL_TITLE = 28  # px above a panel
 STAGES = {
     "pretrain": "pretrained",
