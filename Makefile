@@ -21,8 +21,9 @@ demo: setup
 report-paper: setup
 	$(BIN)/python -m study report --paper -o runs/reports/paper.html
 
+# In two processes, each of which runs whole files: what a file's tests share is made once.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The documented commands of docs/cluster.md against a mock of AWS; needs root, an SSH server, rsync and iproute2. It runs in
 # namespaces of its own: nothing in there can reach another Ray, and all of it ends with them. Bash reaps what others leave.

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from reports.comparable import joined
-from reports.correlation import correlation
+from reports.correlation import Correlation, correlation
 from reports.effects import Design, Effect, estimate
 from reports.intervals import NORMAL, student
 from reports.statements import Statement, statements
@@ -20,6 +20,7 @@ Verdict = Literal["holds", "does not hold", "not enough data"]
 POINTS_NEEDED = 4  # architectures without seeds, or points of a correlation
 SAME_SETTINGS = "the same settings of every architecture: run again what failed"
 APART = "settings that differ"
+DIGITS = {"r": 3, "atanh r": 2, "points per point": 2}  # of an effect in this unit; 1 of others
 MOST = 1000  # seeds or architectures: more is no advice
 
 
@@ -90,7 +91,8 @@ def judge(trials: pd.DataFrame, statement: Statement) -> Claim:
     effect = estimate(cells, found.design) if len(cells) else None
     mean = found.table.groupby("architecture")["value"].mean()
     if effect is None or (seedless and effect.architectures < POINTS_NEEDED):
-        return _too_few(start, mean, found.design == "mean", found.where, seedless, len(cells) > 0)
+        one = statement.of_one_architecture
+        return _too_few(start, mean, found.design == "mean", found.where, seedless, len(cells) > 0, one)
     start = replace(start, effect=effect.value, low=effect.low, high=effect.high, basis=_basis(effect, seedless))
     notes = ["for these architectures only"] if effect.fixed and not seedless else []
     return _judged(start, statement, found.where, [*notes, joined(cells["caveat"])], _more(effect, statement))
@@ -117,12 +119,15 @@ def _unfair(claim: Claim, cells: pd.DataFrame, is_mean: bool, where: str) -> Cla
     return replace(claim, effect=effect, ids=_ids(cells), detail=detail, need=SAME_SETTINGS, basis=APART)
 
 
-def _too_few(claim: Claim, means: pd.Series, is_mean: bool, where: str, seedless: bool, seeds: bool) -> Claim:
-    count = f"{len(means)} architecture{'s' if len(means) > 1 else ''}"
+def _too_few(
+    claim: Claim, means: pd.Series, is_mean: bool, where: str, seedless: bool, seeds: bool, of_one: bool
+) -> Claim:
+    count = _count(len(means), "architecture")
     effect = float(means.mean()) if is_mean else math.nan
     detail = f"{effect:+.1f} {claim.unit} {where}, without an interval" if is_mean else f"too few architectures {where}"
     if seedless:
-        need, basis = f"{POINTS_NEEDED} architectures, as no seeds are known", f"{count} of one run each"
+        more = "seeds of this one architecture" if of_one else f"{POINTS_NEEDED} architectures"
+        need, basis = f"{more}, as no seeds are known", f"{count} of one run each"
     elif seeds:
         need, basis = claim.need, count
     else:
@@ -142,18 +147,36 @@ def _of_correlation(claim: Claim, statement: Statement, points: pd.DataFrame, wh
         )
     found = correlation(kept["x"].tolist(), kept["y"].tolist())
     claim = replace(claim, ids=_ids(kept) or claim.ids)
-    claim = replace(claim, basis=f"{len(kept)} points" + (" of one run each" if seedless else ", means over seeds"))
+    number = _count(len(kept), "point")
+    claim = replace(claim, basis=number + (" of one run each" if seedless else ", means over seeds"))
     if found is None or found.n < POINTS_NEEDED:
         seeds = "" if seedless else " with two seeds each"
-        return replace(claim, need=f"{POINTS_NEEDED} points{seeds}", detail=f"{len(kept)} such points {where}")
+        return replace(claim, need=f"{POINTS_NEEDED} points{seeds}", detail=f"only {number} {where}")
+    if "other" in kept:
+        other = correlation(kept["x"].tolist(), kept["other"].tolist())
+        return claim if other is None else _of_two(claim, statement, found, other, where)
     claim = replace(claim, effect=found.r, low=found.low, high=found.high)
     distance = abs(math.atanh(found.r)) if abs(found.r) < 1 else math.inf
     more = f"about {math.ceil((NORMAL / distance) ** 2 + 3)} points" if distance > 0.06 else f"more than {MOST} points"
     return _judged(claim, statement, where, [joined(kept["caveat"])], more)
 
 
+def _of_two(claim: Claim, statement: Statement, more: Correlation, less: Correlation, where: str) -> Claim:
+    """Difference of two correlations with the same x, by Fisher's transform.
+
+    Its standard error is that of independent ones, sqrt(2 / (n - 3)): too large where they go together, never too
+    small.
+    """
+    value = math.atanh(more.r) - math.atanh(less.r)
+    half = NORMAL * math.sqrt(2 / (more.n - 3))
+    claim = replace(claim, effect=value, low=value - half, high=value + half)
+    points = math.ceil(2 * (NORMAL / value) ** 2 + 3) if value else math.inf
+    needed = f"about {points} points" if points <= MOST else f"more than {MOST} points"
+    return _judged(claim, statement, f"(r = {more.r:.3f} against {less.r:.3f}) {where}", [], needed)
+
+
 def _judged(claim: Claim, statement: Statement, where: str, notes: Sequence[str], more: str) -> Claim:
-    digits = 3 if claim.unit == "r" else 1
+    digits = DIGITS.get(claim.unit, 1)
     low, high = (f"{value:.{digits}f}" for value in (claim.low, claim.high))
     told = "; ".join([f"95 % interval {low} to {high}", *filter(None, notes)])
     detail = f"{claim.effect:+.{digits}f} {claim.unit} {where} ({told})"
@@ -188,7 +211,11 @@ def _more(effect: Effect, statement: Statement) -> str:
 
 
 def _basis(effect: Effect, seedless: bool) -> str:
-    count = f"{effect.architectures} architecture{'s' if effect.architectures > 1 else ''}"
+    count = _count(effect.architectures, "architecture")
     if seedless:
         return f"{count} of one run each: over architectures only"
     return f"{effect.seeds} seeds x {count}{', over seeds for these' if effect.fixed else ''}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

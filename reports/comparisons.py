@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from reports.comparable import CAVEATS, joined
 from reports.correlation import linear_and_finetuned
 from reports.effects import Design, by_architecture, paired, side
 
@@ -57,7 +58,7 @@ def few_against_most(trials: pd.DataFrame) -> Found:
     rows = side(tuned[tuned["label_fraction"].isin([few, most])], KEYS, across=KEYS)
     at_few, at_most = (rows[rows["label_fraction"] == fraction] for fraction in (few, most))
     cells = by_architecture(paired(at_few, at_most, ("architecture",)))
-    return Found(cells, "size", f"gain with {percent(few)} of the labels less that with {percent(most)}")
+    return Found(cells, "size", f"more with {percent(few)} of the labels than with {percent(most)}")
 
 
 def by_size(trials: pd.DataFrame, fraction: float) -> Found:
@@ -77,7 +78,7 @@ def against_supervised(trials: pd.DataFrame) -> Found:
 
 def against_supervised_size(trials: pd.DataFrame) -> Found:
     found = _compare(_stage(trials, "finetune"), _stage(trials, "supervised"), KEYS, most=1.0)
-    return Found(found.table, "size", found.where)
+    return Found(found.table, "size", f"more in fine-tuning than in supervised training, {found.where}")
 
 
 def kernels(trials: pd.DataFrame) -> Found:
@@ -123,6 +124,53 @@ def linear(trials: pd.DataFrame, fraction: float) -> Found:
     if (trials["source"] == "paper").all():
         trials = trials[trials["width"] <= 2]  # the twelve models of Appendix C
     points = linear_and_finetuned(trials, fraction).rename(columns={"linear": "x", "finetune": "y"})
+    return Found(points, None, f"with {percent(fraction)} of the labels")
+
+
+def slope_falls(trials: pd.DataFrame) -> Found:
+    """What a point of linear evaluation gains of fine-tuned accuracy on the fewest labels, less that on the most: the
+    slope, over linear evaluation, of the difference of both."""
+    if (trials["source"] == "paper").all():
+        trials = trials[trials["width"] <= 2]
+    found = few_against_most(trials)
+    if found.table.empty:
+        return Found(found.table, "slope", "")
+    few = _stage(trials, "finetune")["label_fraction"].min()
+    linear = linear_and_finetuned(trials, few).set_index("architecture")
+    cells = found.table[found.table["architecture"].isin(linear.index)]
+    caveats = [joined(pair) for pair in zip(cells["caveat"], cells["architecture"].map(linear["caveat"]), strict=True)]
+    cells = cells.assign(
+        x=100 * cells["architecture"].map(linear["linear"]),
+        ids=_both(cells["ids"], cells["architecture"].map(linear["ids"])),
+        caveat=caveats,
+        apart=cells["apart"] | cells["architecture"].map(linear["apart"]),
+    )
+    return Found(cells, "slope", found.where)
+
+
+def _both(ids: pd.Series, others: pd.Series) -> pd.Series:
+    found = [[*one, *other] for one, other in zip(ids, others, strict=True)]
+    return pd.Series(found, index=ids.index, dtype="object")
+
+
+def middle_correlates_more(trials: pd.DataFrame) -> Found:
+    """Linear evaluation (x), fine-tuning from a layer of the head (y) and from the encoder's output (other), at the
+    fewest labels that have both."""
+    stages = trials["stage"] != "finetune"
+    output, middle = (trials[stages | chosen] for chosen in (trials["head_layer"] == 0, trials["head_layer"] > 0))
+    both = [set(_stage(part, "finetune")["label_fraction"].dropna()) for part in (output, middle)]
+    if not (shared := both[0] & both[1]):
+        return Found(trials.iloc[:0], None, "")
+    fraction = min(shared)
+    others = linear_and_finetuned(output, fraction)[["architecture", "finetune", "n", "ids", *CAVEATS]]
+    points = linear_and_finetuned(middle, fraction).merge(others, on="architecture", suffixes=("", "_output"))
+    points = points.assign(
+        n=points[["n", "n_output"]].min(axis=1),
+        ids=_both(points["ids"], points["ids_output"]),
+        caveat=[joined(pair) for pair in zip(points["caveat"], points["caveat_output"], strict=True)],
+        apart=points["apart"] | points["apart_output"],
+    )
+    points = points.rename(columns={"linear": "x", "finetune": "y", "finetune_output": "other"})
     return Found(points, None, f"with {percent(fraction)} of the labels")
 
 
@@ -179,7 +227,7 @@ def full_supervision(trials: pd.DataFrame) -> Found:
     students, baselines = students[students["label_fraction"] == 0.1], baselines[baselines["label_fraction"] == 1]
     pairs = paired(side(students, ("architecture",)), side(baselines, ("architecture",)), ("architecture",))
     smallest = pairs[pairs["parameters"] == pairs["parameters"].min()]
-    return Found(by_architecture(smallest), "mean", " and ".join(sorted(smallest["architecture"].unique())))
+    return Found(by_architecture(smallest), "mean", f"for {' and '.join(sorted(smallest['architecture'].unique()))}")
 
 
 def teachers(trials: pd.DataFrame) -> Found:
@@ -198,4 +246,4 @@ def teachers(trials: pd.DataFrame) -> Found:
     )
     most = points.groupby("architecture")["teacher"].count()
     student = most.idxmax() if len(most) else ""
-    return Found(points[points["architecture"] == student], None, f"teachers of {student}")
+    return Found(points[points["architecture"] == student], None, f"among teachers of {student}")

@@ -13,10 +13,10 @@ import pandas as pd
 from reports.comparable import CAVEATS, NAMED, allowed, joined, keys_of, with_caveats
 from reports.intervals import Array, student
 
-Design = Literal["mean", "size", "kernels"]
+Design = Literal["mean", "size", "slope", "kernels"]
 
 NO_SEED = -1  # of a paper's results, which name none
-LEFT: dict[Design, int] = {"mean": 1, "size": 2, "kernels": 2}
+LEFT: dict[Design, int] = {"mean": 1, "size": 2, "slope": 2, "kernels": 2}
 """Degrees of freedom from which what a design leaves of architectures is called their spread: with three sizes, what is
 left of a line is its curvature."""
 
@@ -125,12 +125,12 @@ def _flat(cells: pd.Series) -> list[str]:
 
 
 def estimate(cells: pd.DataFrame, design: Design) -> Effect | None:
-    """Effect of `cells` (architecture, parameters, seed, value; for "kernels" selective_kernels): None where no
-    interval follows.
+    """Effect of `cells` (architecture, parameters, seed, value; for "slope" x, for "kernels" selective_kernels): None
+    where no interval follows.
 
-    "mean" is the mean over architectures; "size" the slope over log10 of parameters; "kernels" the gain by selective
-    kernels at equal parameters, in a plane over log10 of parameters. Each is a linear function of the architectures'
-    means, fitted by least squares.
+    "mean" is the mean over architectures; "size" the slope over log10 of parameters, "slope" that over x; "kernels" the
+    gain by selective kernels at equal parameters, in a plane over log10 of parameters. Each is a linear function of the
+    architectures' means, fitted by least squares.
 
     The error comes from the larger of two mean squares, with its own degrees of freedom: that between architectures
     (what the design leaves of their means, seed noise included) and that between the seeds of an architecture, pooled.
@@ -164,6 +164,9 @@ def _matrix(groups: Sequence[pd.DataFrame], design: Design) -> Array:
     ones = np.ones(len(groups))
     if design == "mean":
         return ones[:, None]
+    if design == "slope":
+        x = np.array([float(group["x"].iloc[0]) for group in groups])
+        return np.column_stack([ones, x - x.mean() if len(x) else x])
     size = np.log10([float(group["parameters"].iloc[0]) for group in groups])
     size -= size.mean() if len(size) else 0.0
     if design == "size":

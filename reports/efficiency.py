@@ -39,7 +39,7 @@ def label_efficiency(trials: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=list(COLUMNS))
     smallest = points.sort_values(["parameters", "architecture"], kind="stable").iloc[0]["architecture"]
     rows = []
-    for _, target in points.iterrows():
+    for _, target in points.sort_values(["parameters", "architecture", "label_fraction"], kind="stable").iterrows():
         if target["architecture"] != smallest:
             rows.append(_row(trials, target, points[points["architecture"] == smallest], "finetune"))
         if len(baseline := supervised[supervised["architecture"] == target["architecture"]]):

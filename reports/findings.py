@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.claims import Claim
+from reports.claims import DIGITS, Claim
 from reports.figures.style import STAGES, percent
 from reports.fits import Fit, Refusal
 from reports.markup import details, escape, in_paper, names, paragraph, table
@@ -45,7 +45,7 @@ def effect(claim: Claim) -> str:
     """The effect with its interval, "" where there is none."""
     if math.isnan(claim.effect):
         return ""
-    digits = 3 if claim.unit == "r" else 1
+    digits = DIGITS.get(claim.unit, 1)
     found, low, high = (f"{value:+.{digits}f}" for value in (claim.effect, claim.low, claim.high))
     return f"{found} {claim.unit}, no interval" if math.isnan(claim.low) else f"{found} [{low}, {high}] {claim.unit}"
 
@@ -101,7 +101,13 @@ def efficiency_tables(found: pd.DataFrame) -> str:
         "linearly in log labels, never extrapolated. > and ≤ are censored: the reference was not trained with more, "
         "or fewer, labels. †: its accuracy falls somewhere with more labels, and its first crossing counts."
     )
-    parts = [paragraph(about, "note")]
+    tables = [table(head, rows, caption) for head, rows, caption in efficiency_rows(found)]
+    return "".join([paragraph(about, "note"), *tables])
+
+
+def efficiency_rows(found: pd.DataFrame) -> list[tuple[list[str], list[list[str]], str]]:
+    """Head, rows by size, and caption of one table a reference."""
+    tables = []
     for stage, rows in found.groupby("reference_stage", sort=True):
         against = "itself, supervised" if stage == "supervised" else f"{rows.iloc[0]['reference']}, fine-tuned"
         fractions = sorted(rows["label_fraction"].unique())
@@ -110,10 +116,10 @@ def efficiency_tables(found: pd.DataFrame) -> str:
             [name, *(cells.get((name, fraction), "–") for fraction in fractions)]
             for name in rows["architecture"].unique()
         ]
-        bases = "; ".join(dict.fromkeys(rows["basis"]))
+        notes = dict.fromkeys([*rows["basis"], *filter(None, rows["caveat"])])
         head = ["fine-tuned", *(f"with {percent(fraction)} of the labels" for fraction in fractions)]
-        parts.append(table(head, body, f"Labels that equal it against {against} ({bases})"))
-    return "".join(parts)
+        tables.append((head, body, f"Labels that equal it against {against} ({'; '.join(notes)})"))
+    return tables
 
 
 def next_table(found: Sequence[Suggestion], unfinished: bool) -> str:

@@ -158,7 +158,8 @@ def _refusal(points: pd.DataFrame, law: Law, out: Sequence[str]) -> tuple[str, s
     sizes, needed = points["parameters"].nunique(), SIZES_NEEDED[law]
     without = f" without {', '.join(out)}, which a smaller model beats" if out else ""
     if sizes < needed:
-        return f"{sizes} sizes{without}; a {law} needs {needed}", f"{needed - sizes} more sizes of this family"
+        found, more = ("size" if n == 1 else "sizes" for n in (sizes, needed - sizes))
+        return f"{sizes} {found}{without}; a {law} needs {needed}", f"{needed - sizes} more {more} of this family"
     if points["parameters"].max() < SMALLEST_RANGE * points["parameters"].min():
         span = points["parameters"].max() / points["parameters"].min()
         return f"sizes span a factor of {span:.2f} only", f"sizes that span a factor of {SMALLEST_RANGE:g} or more"

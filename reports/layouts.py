@@ -132,13 +132,14 @@ def _losses(source: str, trials: pd.DataFrame) -> Iterator[Cell]:
     """Table 2: students of one teacher that differ in their loss, and the same model trained on the labels alone."""
     distilled = trials[(trials["stage"] == "distill") & trials["distill_images"].notna()]
     distilled = distilled.assign(mixed=distilled["distillation_weight"] < 1)
-    by = ["architecture", "teacher_architecture", "label_fraction", "distill_images", "mixed"]
+    by = ["architecture", "parameters", "teacher_architecture", "label_fraction", "distill_images", "mixed"]
     points = best_points(distilled, "distill", by).dropna(subset=["teacher_architecture", "label_fraction"])
+    points = points.sort_values("parameters", kind="stable")
     methods = [MIXED[images, mixed] for images, mixed in zip(points["distill_images"], points["mixed"], strict=True)]
     points = points.assign(method=pd.array(methods, dtype="string"))
     compared = points[points.groupby(["architecture", "teacher_architecture"])["method"].transform("nunique") > 1]
     plain = best_points(trials[~trials["regularized"].fillna(False)], "supervised", SIZE)
-    plain = plain[plain["label_fraction"].isin(compared["label_fraction"])]
+    plain = plain[plain["label_fraction"].isin(compared["label_fraction"])].sort_values("parameters", kind="stable")
     for point in _records(plain[plain["architecture"].isin(compared["architecture"])]):
         yield from _by_fraction(("labels alone", point["architecture"], GAP, source), point, trials, ["top1"])
     for name in MIXED.values():
@@ -154,7 +155,7 @@ def _few_labels(source: str, trials: pd.DataFrame, more: bool) -> Iterator[Cell]
     few = trials[trials["label_fraction"] < 1]
     for regularized, name in ((False, "supervised"), (True, "supervised, regularized")):
         chosen = few[few["regularized"].fillna(False) == regularized]
-        for point in _records(best_points(chosen, "supervised", SIZE)):
+        for point in _records(best_points(chosen, "supervised", SIZE).sort_values("parameters", kind="stable")):
             yield from _by_fraction((name, point["architecture"], source), point, trials, METRICS)
     if source == PAPER and len(trials):
         yield from _others(more)
@@ -193,7 +194,7 @@ def _text(trials: pd.DataFrame, ids: Sequence[str], metric: str) -> str:
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return accuracy(values[0]) if len(values) else GAP
-    return f"{accuracy(values.mean(), values.std(ddof=1))} (n = {len(values)})"
+    return f"{accuracy(values.mean(), values.std(ddof=1))} (n\u00a0=\u00a0{len(values)})"
 
 
 def _records(points: pd.DataFrame) -> list[dict[str, Any]]:

@@ -7,15 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 
 from reports.answer import answer
-from reports.findings import VERDICTS, effect, tally
+from reports.figures.style import STAGES, percent
+from reports.findings import VERDICTS, effect, efficiency_rows, tally
+from reports.fits import Fit, Refusal
 from reports.layouts import table_rows
 from reports.results import Group, Results
 
+SUGGESTED = 3
 LISTED = 20  # failures and gaps named; the page has all of them
 
 
 def as_markdown(results: Results) -> str:
-    """Title, question, answer, claims, accuracies in the layout of the paper's Table 1, gaps, provenance.
+    """Title, question, answer, claims, fits, label efficiency, accuracies in the layout of the paper's Table 1, the
+    next experiments, gaps, provenance.
 
     Whatever names and messages hold is text: it starts no heading, image or HTML.
     """
@@ -25,8 +29,10 @@ def as_markdown(results: Results) -> str:
         title = f" {text}" if (text := _text(group.title)) else ""
         parts += [f"## Answer{title}", "\n".join(f"- {_text(sentence)}" for sentence in answer(group.trials))]
         parts += [f"## Claims{title}", tally(group.claims), _claims(group)]
+        parts += _fits(group, title) + _efficiency(group, title)
         layout = table_rows("1", group.trials, group.trials.iloc[:0])
         parts += [f"## {layout.title}{title}", _table(layout.head, layout.rows) if layout.rows else layout.need]
+    parts += _next(results)
     parts += ["## Failed and missing", _gaps(results), "## Provenance", _provenance(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -48,6 +54,39 @@ def _claims(group: Group) -> str:
     told = _table(["verdict", "statement", "effect [95 % interval]", "basis", "needs"], rows) if rows else ""
     rest = _text(f"Nothing here to try these on: {'; '.join(untried)}.") if untried else ""
     return "\n\n".join(part for part in (told, rest) if part)
+
+
+def _fits(group: Group, title: str) -> list[str]:
+    """Exponents of the power laws without a floor, by Huber's loss, and how many fits were refused."""
+    found = [fit for fit in group.fits if isinstance(fit, Fit) and (fit.law, fit.method) == ("power law", "Huber")]
+    if not found:
+        return []
+    rows = [
+        [
+            STAGES[fit.stage],
+            percent(fit.label_fraction),
+            fit.family,
+            f"{fit.exponent:.3f}",
+            f"{fit.low:.3f} to {fit.high:.3f}",
+        ]
+        for fit in found
+    ]
+    refused = sum(isinstance(one, Refusal) for one in group.fits)
+    head = ["error of", "labels", "family", "exponent", "95 % interval"]
+    note = f"Error falls as a power of the number of parameters. {refused} fits of {len(group.fits)} were refused."
+    return [f"## Fits{title}", note, _table(head, rows)]
+
+
+def _efficiency(group: Group, title: str) -> list[str]:
+    """One table a reference, as on the page."""
+    tables = efficiency_rows(group.efficiency)
+    parts = [part for head, rows, caption in tables for part in (_text(caption), _table(head, rows))]
+    return [f"## Label efficiency{title}", *parts] if parts else []
+
+
+def _next(results: Results) -> list[str]:
+    lines = [f"- {_text(f'{one.id}: {one.reason}')}" for one in results.suggestions[:SUGGESTED]]
+    return ["## The next experiment", "\n".join(lines)] if lines else []
 
 
 def _gaps(results: Results) -> str:

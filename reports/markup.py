@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+MANY = 10  # columns of a table
+
 
 def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
@@ -22,7 +24,8 @@ def in_paper(where: str) -> str:
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str, numbers: Sequence[int] = ()) -> str:
-    """A table that scrolls sideways on narrow screens; `numbers` are the columns that are set flush right."""
+    """A table that scrolls sideways on narrow screens, set smaller where it has many columns; `numbers` are those that
+    are set flush right."""
     classes = [_class("number" if column in numbers else "") for column in range(len(head))]
     top = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for cell, kind in zip(head, classes, strict=True))
     body = "".join(
@@ -30,7 +33,7 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str
         for row in rows
     )
     return (
-        f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>'
+        f'<div class="scroll" tabindex="0"><table{_class("dense" if len(head) > MANY else "")}><caption>{escape(caption)}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

@@ -149,7 +149,7 @@ def figure_html(drawn: Drawn) -> str:
     content = json.loads(drawn.figure.to_json())
     min_width = content["layout"]["meta"]["min_width"]
     layout = {key: value for key, value in content["layout"].items() if key not in ("template", "title", "meta")}
-    layout["margin"] = {**layout["margin"], "t": 48}
+    layout["margin"] = {**layout["margin"], "t": 48, "r": 40}  # its tools stand on the right
     data = script_json(f"data-{drawn.name}", {"data": content["data"], "layout": layout})
     size = f"min-width:{min_width}px;height:{layout['height']}px"
     return (

@@ -129,6 +129,12 @@ class Selection(Part):
     chosen: dict[str, bool | int | float | str]
     among: tuple[Candidate, ...]
 
+    @model_validator(mode="after")
+    def _one_of_the_candidates(self) -> Selection:
+        if not any(candidate.changes == self.chosen for candidate in self.among):
+            raise ValueError(f"{self.chosen} was chosen; expected one of the candidates in `among`")
+        return self
+
 
 class ModelSize(Part):
     """Parameters as the paper's Table 1 counts them (encoder with batch-norm statistics), and all that were trained
@@ -213,6 +219,12 @@ class Record(Part):
         missing = [name for name in STATED_BY_RUNS if attrgetter(name)(self) is None]
         if self.source == "run" and missing:
             raise ValueError(f"a run's record leaves out {', '.join(missing)}; only a paper's may")
+        return self
+
+    @model_validator(mode="after")
+    def _no_test_images(self) -> Record:
+        if self.spec.dev is not None and "top1" in self.metrics:
+            raise ValueError("top1 beside spec.dev; expected dev_top1 alone: what is chosen by sees no test image")
         return self
 
     @model_validator(mode="after")

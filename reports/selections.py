@@ -71,7 +71,7 @@ def _candidates(selection: Selection, used_by: Sequence[str], by_id: Mapping[str
 
 def _held_out(candidate: Candidate, by_id: Mapping[str, Record]) -> tuple[str, str]:
     """How many images a candidate was measured on, and whether they are one part of the labels or all in turn."""
-    measured = [by_id[id] for id in candidate.trials if id in by_id]
+    measured = [by_id[id] for id in candidate.trials if id in by_id and "evaluated" in by_id[id].metrics]
     if not measured or measured[0].spec.dev is None:
         return "not stated", "not stated"
     images, folds = sum(int(record.metrics["evaluated"]) for record in measured), measured[0].spec.dev.folds

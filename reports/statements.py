@@ -21,7 +21,8 @@ SLOPE = "points per tenfold parameters"
 class Statement:
     """A statement of the paper: it holds where the effect lies in (`above`, `below`), in `unit`.
 
-    `need` is what must have been run to try it, and `preset` the study that runs it.
+    `need` is what must have been run to try it, and `preset` the study that runs it. One that is `of_one_architecture`
+    can only be settled by seeds.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Statement:
     unit: str = "points"
     above: float = 0.0
     below: float = math.inf
+    of_one_architecture: bool = False
 
 
 def statements(trials: pd.DataFrame) -> list[Statement]:
@@ -44,6 +46,7 @@ def statements(trials: pd.DataFrame) -> list[Statement]:
         *SIZE,
         *HEADS,
         *(_linear_correlates(fraction) for fraction in fractions),
+        *LINEAR,
         *DISTILLATION,
     ]
 
@@ -108,6 +111,25 @@ SIZE = (
         "Figure 4",
         comparisons.against_supervised,
         "the stages finetune and supervised on few labels",
+    ),
+)
+LINEAR = (
+    Statement(
+        "linear-slope-falls",
+        "A point of linear evaluation is worth more fine-tuned accuracy with fewer labels",
+        "Figure C.1",
+        comparisons.slope_falls,
+        "the stages linear and finetune of three architectures, on few labels and on more",
+        unit="points per point",
+    ),
+    Statement(
+        "linear-correlates-more-from-the-middle",
+        "Linear evaluation correlates more with fine-tuning from a layer of the head than from the encoder's output",
+        "Figure C.1",
+        comparisons.middle_correlates_more,
+        "linear evaluation, and fine-tuning from head layer 0 and others, of four architectures",
+        "imagenet-figure5",
+        "atanh r",
     ),
 )
 HEADS = (
@@ -226,5 +248,6 @@ DISTILLATION = (
         comparisons.full_supervision,
         "students of teachers with 10\N{NO-BREAK SPACE}% of the labels, and supervised training on all",
         "imagenet-table3",
+        of_one_architecture=True,
     ),
 )

@@ -43,9 +43,9 @@ NUMBERS = (
     *("wall_seconds", "device_seconds", "total_device_seconds", "planned_device_seconds"),
     *("train_flops", "total_flops"),
 )
-FLAGS = ("selective_kernels", "memory", "regularized")
+FLAGS = ("selective_kernels", "memory", "regularized", "chosen")
 TIMES = ("started_at", "finished_at")
-SETTINGS = ("stage", *NAMED, "setting")
+SETTINGS = ("stage", *NAMED, "setting", "chosen")
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(TEXTS, "string"),
     **dict.fromkeys(INTEGERS, "Int64"),
@@ -82,9 +82,9 @@ def trials(records: Sequence[Record]) -> pd.DataFrame:
 
     `pretrain_id` is the pretraining that a trial descends from (its own, if it is one), and `memory` whether that
     pretraining had a memory of negatives or a momentum encoder. `regularized` says of a supervised trial whether it
-    had AutoAugment or label smoothing. `teacher_top1` and `teacher_stage` are of a student's teacher: "distill" is one
-    that was distilled itself. `total_flops` and `total_device_seconds` add those of all ancestors, each in full: NaN
-    where one of them is unknown.
+    had AutoAugment or label smoothing, `chosen` of any whether it rests on a choice that was made on held-out images.
+    `teacher_top1` and `teacher_stage` are of a student's teacher: "distill" is one that was distilled itself.
+    `total_flops` and `total_device_seconds` add those of all ancestors, each in full: NaN where one of them is unknown.
 
     Raises ValueError when `records` mix protocols or data: see `group_by_data`.
     """
@@ -162,9 +162,12 @@ def best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str = "
 
 def _best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str) -> pd.DataFrame:
     cells = summary(df[df["stage"] == stage], by, metric)
-    names = [name for name in SETTINGS if name not in by]
-    settings = df[["id", *names]].set_index("id").loc[[ids[0] for ids in cells["ids"]]]
-    cells = pd.concat([cells, settings.reset_index(drop=True)], axis=1)
+    by_id = df.set_index("id")[[name for name in SETTINGS if name not in by]]
+    settings = by_id.loc[[ids[0] for ids in cells["ids"]]].reset_index(drop=True)
+    for row in settings.index[settings["chosen"].fillna(False)]:  # other seeds may have chosen otherwise
+        differ = by_id.loc[cells["ids"][row]].nunique(dropna=False) > 1
+        settings.loc[row, differ.index[differ]] = pd.NA
+    cells = pd.concat([cells, settings], axis=1)
     kept = allowed(cells, by)
     return with_caveats(best_variants(kept, by), cells.drop(kept.index), by)
 
@@ -223,6 +226,7 @@ def _row(chain: list[Record], variants: dict[str, str]) -> dict[str, Any]:
         "memory": _memory(pretrain.spec.settings) if pretrain else None,
         "regularized": _regularized(settings) if spec.stage == "supervised" else None,
         "variant": variant(chain, variants),
+        "chosen": bool(record.selections),
         **{name: record.metrics.get(name) for name in METRICS},
         **dict(record.cost),
         "total_flops": _total([one.cost.train_flops for one in chain], chain),

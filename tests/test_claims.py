@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -62,6 +63,8 @@ SMALL = [name for name in ARCHITECTURES if name != planted.BIGGEST]
 OVER_SUPERVISED = [
     100 * (planted.finetuned(name, 0.01) + 0.03 - planted.supervised(name, 0.01)) for name in ARCHITECTURES
 ]
+LINEAR = [planted.linear(name) for name in ARCHITECTURES]
+FEW_LESS_MOST = [planted.finetuned(name, 0.01) - planted.finetuned(name, 1.0) for name in ARCHITECTURES]
 SIZE = [planted.tenfold(name) for name in ARCHITECTURES]
 
 
@@ -93,6 +96,7 @@ SIZE = [planted.tenfold(name) for name in ARCHITECTURES]
         ("temperature-2-worse", 3.0, "holds"),
         ("better-teacher", 1.0, "holds"),
         ("student-beats-full-supervision", 57.2 - 62.0, "does not hold"),
+        ("linear-slope-falls", np.polyfit(LINEAR, FEW_LESS_MOST, 1)[0], "holds"),
     ],
 )
 def test_planted_effects_are_found(name: str, effect: float, verdict: str) -> None:
@@ -153,6 +157,46 @@ def test_size_effects_of_the_paper_are_slopes_with_their_standard_errors() -> No
     half = stats.t.ppf(0.975, 11) * line.stderr
     claim = claim_of(table_1(), "bigger-gains-more-with-fewer-labels")
     assert (claim.effect, claim.low, claim.high) == pytest.approx((line.slope, line.slope - half, line.slope + half))
+
+
+def test_slope_over_linear_evaluation_falls_with_labels_in_the_paper() -> None:
+    """Appendix C: slopes of 2.10 and 0.82 over the twelve models of widths 1 and 2."""
+    claim = claim_of(table(), "linear-slope-falls")
+    assert claim.effect == pytest.approx(2.10 - 0.82, abs=0.01) and claim.verdict == "holds"
+    assert "12 architectures" in claim.basis
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [(0.03, "holds"), (0.0005, "not enough data")])
+def test_correlation_from_the_middle_against_that_from_the_output(noise: float, verdict: str) -> None:
+    rng, records = np.random.default_rng(0), []
+    for number in range(24):
+        name, x = f"r{number + 10}", 0.4 + 0.01 * number
+        off = rng.normal(0, noise)
+        for seed in range(2):
+            base = record(f"p-{name}-{seed}", "pretrain", name, seed, head_depth=3)
+            linear = record(f"l-{name}-{seed}", "linear", name, seed, base.id, x, label_fraction=1.0)
+            records += [base, linear]
+            for layer, top1 in ((0, x + off), (1, x + 0.0005 * (-1) ** number)):
+                settings = {"label_fraction": 0.01, "head_layer": layer}
+                records.append(record(f"f-{name}-{layer}-{seed}", "finetune", name, seed, base.id, top1, **settings))
+    claim = claim_of(trials(records), "linear-correlates-more-from-the-middle")
+    accuracies: dict[object, list[float]] = {}
+    for one in records:
+        key = one.spec.settings.get("head_layer", one.spec.stage)
+        accuracies.setdefault(key, []).append(one.metrics["top1"])
+    output, middle = (np.corrcoef(accuracies["linear"], accuracies[layer])[0, 1] for layer in (0, 1))
+    assert claim.effect == pytest.approx(np.arctanh(middle) - np.arctanh(output), abs=1e-6)
+    assert claim.verdict == verdict
+
+
+BROKEN = re.compile(r"(?<![.\d])1 (points|sizes|architectures)\b|, \(|points teachers|points r\d|parameters gain")
+
+
+def test_sentences_of_claims_are_whole() -> None:
+    found = [*claims(table()), *claims(trials(planted.study(seeds=1)))]
+    assert not [text for claim in found for text in (claim.detail, claim.need) if BROKEN.search(text)]
+    small = claim_of(table(), "student-beats-full-supervision")
+    assert small.need.startswith("seeds of this one architecture") and small.detail.startswith("+0.9 points for r50")
 
 
 def test_contradicted_and_undecided_read_differently() -> None:

@@ -300,3 +300,16 @@ def test_rays_schema_is_asked(change: Any, message: str, filled: dict[str, Any])
     change(config)
     with pytest.raises(Exception, match=message):
         util.validate_config(util.prepare_config(config))
+
+
+def commands_of(page: str, heading: str) -> list[str]:
+    """The commands in the shell blocks of a page's section."""
+    section = (ROOT / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line for block in re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL) for line in block.splitlines()]
+
+
+def test_readme_gives_the_commands_that_the_cluster_test_runs() -> None:
+    commands = commands_of("README.md", "On a cluster")
+    assert (
+        commands == commands_of("docs/cluster.md", "A study from start to end") and "ray up -y cluster.yaml" in commands
+    )

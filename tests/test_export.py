@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+import planted
 import synthetic
 from benchmarks.browser import find_browser
 from reports.build import FORMATS, paper_results, parse_formats, read_results, state_of, write_file, write_report
@@ -49,6 +50,13 @@ def test_table_comes_back_as_it_was() -> None:
     )
 
 
+def test_markdown_has_the_exponents() -> None:
+    text = as_markdown(Results(StudyInfo("planted", ""), planted.study()))
+    assert "## Fits" in text
+    row = next(line for line in text.splitlines() if re.match(r"\| fine-tuned \| 1\W%", line))
+    assert " | plain | " in row and " to " in row
+
+
 def test_markdown_has_question_answer_claims_table_and_gaps() -> None:
     study = info(RECORDS, name="scaling", broken="finetune", later="distill")
     text = as_markdown(Results(study, RECORDS, [failure("broken")], [Problem("x/cut.json", "EOF")]))
@@ -56,7 +64,10 @@ def test_markdown_has_question_answer_claims_table_and_gaps() -> None:
     assert headings[:3] == ["scaling", "Answer", "Claims"] and headings[-2:] == ["Failed and missing", "Provenance"]
     assert "150 of 152 planned trials finished, 1 failed, 1 missing, 1 unreadable." in text
     assert "| ✓ holds | Bigger models are better, fine-tuned with 1 % of the labels |" in text
-    row = next(line for line in text.splitlines() if line.startswith("| r18 |"))
+    table = "Top-1 of fine-tuning, linear evaluation and supervised training"
+    assert headings[3:6] == ["Label efficiency", table, "The next experiment"], "three sizes are no fit"
+    assert "> 10×" in text.replace("\\", "") and "- later: nothing is known of this cell" in text
+    row = next(line for line in text.splitlines() if line.startswith("| r18 | 18 |"))
     best = [record.metrics["top1"] for record in RECORDS if re.fullmatch("finetune-r18-0.01-s.-h1", record.id)]
     mean, spread = 100 * sum(best) / 2, 100 * abs(best[0] - best[1]) / 2**0.5
     assert f"| {mean:.1f} ± {spread:.1f} % (n = 2) |" in row

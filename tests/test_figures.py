@@ -9,6 +9,7 @@ import statistics
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 import synthetic
@@ -34,6 +35,7 @@ from reports.figures.scaling import (
     relative_improvement,
 )
 from reports.figures.stages import accuracy_by_stage, small_and_big
+from reports.figures.style import finish, legend_rows
 from reports.records import Record
 from reports.tables import trials
 
@@ -177,3 +179,11 @@ def texts_of(value: Any, key: str = "") -> list[str]:
     if isinstance(value, list):
         return [text for item in value for text in texts_of(item)]
     return [value] if isinstance(value, str) else []
+
+
+def test_an_image_has_room_for_all_rows_of_its_legend() -> None:
+    """Names of many letters take more rows; each is about 24 px high, and the title lies above."""
+    few, many = (go.Figure([go.Scatter(name="a" * 45) for _ in range(n)]) for n in (2, 9))
+    heights = [finish(figure, "Title").layout.margin.t for figure in (few, many)]
+    assert legend_rows(["a" * 45] * 9) == 5 and legend_rows(["short"] * 6) == 1
+    assert heights[1] - heights[0] == 4 * 24

@@ -80,9 +80,24 @@ def test_head_depth_and_layer(ablations: pd.DataFrame) -> None:
     figure = depth_and_layer(ablations)
     depths = {line.name: list(line.y) for line in in_panel(figure, "best layer of each depth")}
     assert depths == {f"head of {d} layers": [pytest.approx(own(f"f-r18-d{d}-h1"))] for d in (2, 3)}
-    layers = {line.name: list(line.y) for line in in_panel(figure, "layers of a head of 2")}
-    assert layers == {f"from layer {h}": [pytest.approx(own(f"f-r18-d2-h{h}"))] for h in (0, 1)}
+    layers = {line.name: list(line.y) for line in in_panel(figure, "layers of a head of 3")}
+    assert layers == {f"from layer {h}": [pytest.approx(own(f"f-r18-d3-h{h}"))] for h in (0, 1)}
     assert "(r18)" in figure.layout.meta["title"]
+
+
+@pytest.mark.parametrize(("depths", "shown"), [((2, 3, 4), 3), ((2, 4), 4)])
+def test_layers_are_those_of_the_papers_head_or_of_the_deepest(depths: tuple[int, ...], shown: int) -> None:
+    records = [
+        synthetic.record(f"{stage}-d{depth}-h{layer}", stage, parent=parent, head_depth=depth, **settings)
+        for depth in depths
+        for layer in range(depth + 1)
+        for stage, parent, settings in [
+            ("pretrain", None, {}),
+            ("finetune", f"pretrain-d{depth}-h{layer}", {"head_layer": layer}),
+        ]
+    ]
+    figure = depth_and_layer(trials(records))
+    assert len(in_panel(figure, f"layers of a head of {shown}")) == shown + 1
 
 
 def test_head_layers(table: pd.DataFrame) -> None:

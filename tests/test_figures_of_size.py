@@ -8,6 +8,7 @@ import statistics
 import pandas as pd
 import pytest
 
+import planted
 from drawn import (
     NONE,
     PAPERS,
@@ -18,6 +19,7 @@ from drawn import (
     named,
     own,
     size,
+    sources,
     top1,
 )
 from reports import paper
@@ -30,7 +32,8 @@ from reports.figures.scaling import (
     relative_improvement_by_method,
     supervised_and_finetuned,
 )
-from reports.fits import Fit
+from reports.fits import Fit, Refusal
+from reports.tables import trials
 
 
 def test_title_states_what_the_data_says(table: pd.DataFrame) -> None:
@@ -132,6 +135,29 @@ def test_fits_are_drawn_with_residuals_and_prediction() -> None:
     )
 
 
+def test_families_have_symbols_of_their_own_and_points_without_a_fit_are_drawn() -> None:
+    records = planted.study()
+    of, table = sources(records, NONE), trials(records)
+    kept = table[table["architecture"].isin(planted.SIZES)]
+    figure = error_against_parameters(kept, of.fits)
+    few_selective = [one for one in of.fits if isinstance(one, Refusal) and one.family == "selective kernels"]
+    assert few_selective, "two sizes are no fit"
+    drawn = {trace.name: trace for trace in figure.data if trace.mode == "markers" and trace.error_y.array is not None}
+    selective, plain = (drawn[f"1\u00a0% of the labels{end}"] for end in (", selective kernels", ""))
+    assert [point[0] for point in selective.customdata] == ["r34sk", "r101sk"]
+    assert all("no fit" in text for text in selective.hovertext)
+    assert not [t for t in figure.data if t.name == selective.name and t.mode == "lines"]
+    assert set(selective.marker.symbol).isdisjoint(plain.marker.symbol)
+
+
+def test_residuals_and_predictions_name_their_trials() -> None:
+    figure = error_against_parameters(paper.table(), known("paper")[0].fits)
+    ids = set(paper.table()["id"])
+    for trace in figure.data:
+        if trace.mode == "markers":
+            assert all(ids & set(text.split("<br>")) for text in trace.hovertext), trace.name
+
+
 def test_refused_fits_give_their_reason(table: pd.DataFrame) -> None:
     need = error_against_parameters(table, known("study")[0].fits).layout.meta["need"]
     assert "four or more sizes" in need and "3 sizes" in need
@@ -139,14 +165,29 @@ def test_refused_fits_give_their_reason(table: pd.DataFrame) -> None:
 
 def test_equivalent_labels_with_censoring() -> None:
     figure = equivalent_labels(paper.table(), known("paper")[0].efficiency)
-    left = in_panel(figure, "r50 fine-tuned")
-    one, ten, _ = left
+    one, ten, _ = (trace for trace in in_panel(figure, "r50 fine-tuned") if trace.hovertext)
     at = {data[0]: i for i, data in enumerate(one.customdata)}
     assert one.x[at["r152w2"]] == pytest.approx(16.9, abs=0.05)
-    assert ten.marker.symbol[at["r152w2"]] == "triangle-right-open", "beyond ResNet-50 with all labels"
+    assert ten.text[at["r152w2"]] == "\N{RIGHTWARDS ARROW}", "beyond ResNet-50 with all labels"
+    assert one.text[at["r152w2"]] == ""
     assert ten.x[at["r152w2"]] == pytest.approx(10, rel=1e-4)
     assert list(figure.layout.yaxis.ticktext)[-1] == "r50" and figure.layout.yaxis.ticktext[0] == "r152w3sk"
     assert figure.data[0].error_x.array is None, "no seeds, no interval"
+
+
+def test_every_label_fraction_has_its_symbol_in_the_legend_and_on_censored_points() -> None:
+    figure = equivalent_labels(paper.table(), known("paper")[0].efficiency)
+    shown = {trace.name: trace.marker.symbol for trace in figure.data if trace.showlegend is not False}
+    assert len(shown) == 3 and len(set(shown.values())) == 3
+    for trace in figure.data:
+        if trace.hovertext:
+            assert {symbol.removesuffix("-open") for symbol in trace.marker.symbol} == {shown[trace.name]}
+
+
+def test_ticks_of_label_efficiency_are_whole_numbers() -> None:
+    axis = equivalent_labels(paper.table(), known("paper")[0].efficiency).layout.xaxis
+    assert [float(text.replace(",", "")) for text in axis.ticktext] == pytest.approx(list(axis.tickvals))
+    assert {"1", "3", "10", "30"} <= set(axis.ticktext)
 
 
 def test_pareto_fronts_join_what_nothing_beats() -> None:

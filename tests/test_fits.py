@@ -219,14 +219,19 @@ def test_reversal_inside_the_noise_is_flagged_and_kept() -> None:
     ("errors", "sizes", "law", "reason"),
     [
         ({"r18": 0.5, "r34": 0.4, "r50": 0.3}, SIZES, "power law", "3 sizes; a power law needs 4"),
-        ({"r18": 0.5}, SIZES, "power law", "1 sizes"),
+        ({"r18": 0.5}, SIZES, "power law", "1 size; a"),
         (
             {"r18": 0.5, "r34": 0.4, "r50": 0.3, "r101": 0.2},
             SIZES,
             "power law with floor",
             "4 sizes; a power law with floor needs 5",
         ),
-        ({"r18": 0.5, "r34": 0.4, "r50": 0.3, "r101": 0.2}, dict.fromkeys(SIZES, 10**6), "power law", "1 sizes"),
+        (
+            {"r18": 0.5, "r34": 0.4, "r50": 0.3, "r101": 0.2},
+            dict.fromkeys(SIZES, 10**6),
+            "power law",
+            "1 size; a power law needs 4",
+        ),
         (
             {"r18": 0.5, "r34": 0.4, "r50": 0.3, "r101": 0.2},
             {"r18": 10**6, "r34": 11 * 10**5, "r50": 12 * 10**5, "r101": 15 * 10**5},

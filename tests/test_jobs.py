@@ -86,8 +86,8 @@ def test_job_outlives_the_laptop_is_found_again_and_can_be_stopped(
     file.write_text(yaml.safe_dump(tiny(stages=stages, data=data, execution=execution)))
     other.write_text(yaml.safe_dump(tiny(name="other")))
     storage = store.bucket("jobs")
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}
-    with running_head(**token) as url:
+    token = {"RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}  # a launch shows it without being told to
+    with running_head(RAY_AUTH_MODE="token", **token) as url:
         arguments = (file, "--cluster", url, "--storage", storage, "--set", "pretrain.optimization.learning_rate=0.2")
         job = leave(launch(*arguments, **token))
 

@@ -156,7 +156,8 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 def test_killed_study_continues_and_ends_with_the_same_weights(shards: str, tmp_path: Path) -> None:
     stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "finetune")}
-    stages["pretrain"]["optimization"]["epochs"] = 200
+    stages["pretrain"]["optimization"]["epochs"] = 100
+    stages["pretrain"]["when"] = [{"where": {"architecture": "r10w0.125"}, "set": {"optimization.epochs": 400}}]
     stages["finetune"]["optimization"]["epochs"] = 3
     grid = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.1]}
     execution = {"workers": 1, "per_worker": {"CPU": 1}, "checkpoint_seconds": 0.2}

@@ -94,8 +94,9 @@ def test_what_was_chosen_is_what_was_trained(launched: tuple[Path, Storage]) -> 
             assert settings["head_layer"] == selection.chosen["head_layer"]
             assert settings["optimization"]["learning_rate"] == selection.chosen[RATE]
         if record.spec.stage == "distill":
-            [selection] = record.selections
+            nested, selection = record.selections
             teacher = final[str(record.spec.parent)]
+            assert nested == teacher.selections[0]
             assert [candidate.changes["teacher.architecture"] for candidate in selection.among] == [
                 "r10w0.0625",
                 "r10w0.125",

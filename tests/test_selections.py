@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
+from reports.figures.scaling import accuracy_against_parameters
 from reports.page import build_page
 from reports.records import Record
 from reports.results import Results, StudyInfo
+from reports.scaling import size_points
 from reports.selections import chosen_section, described, selections_of
+from reports.tables import trials
 from synthetic import plain, study
 
+NOTHING: dict[str, Any] = {"choice": "c", "stage": "finetune", "by": "dev_top1", "among": []}
 LAYERS = {0: 0.5, 1: 0.75, 2: None}  # head layer -> accuracy on held-out images; layer 2 failed
 
 
@@ -87,3 +95,45 @@ def test_markup_in_changes_stays_text() -> None:
         {"choice": "c", "stage": "finetune", "by": "dev_top1", "among": among, "chosen": {"teacher": evil}}
     ]
     assert evil not in chosen_section([Record.model_validate(found)])
+
+
+def layers_chosen(layers: dict[tuple[str, int], int]) -> list[Record]:
+    """Fine-tuned trials of architectures and seeds, each from the layer that was chosen for it."""
+    records = []
+    for (name, seed), layer in layers.items():
+        found = plain(f"f-{name}-{seed}", "finetune", name, seed, top1=0.5, label_fraction=0.01, head_layer=layer)
+        among = [{"changes": {"head_layer": one}, "dev_top1": 0.5, "trials": []} for one in (0, 1)]
+        choice = {"choice": f"c-{name}-{seed}", "stage": "finetune", "by": "dev_top1", "among": among}
+        found["selections"] = [{**choice, "chosen": {"head_layer": layer}}]
+        records.append(Record.model_validate(found))
+    return records
+
+
+def test_what_was_chosen_for_each_seed_and_model_is_shown_as_it_is() -> None:
+    table = trials(layers_chosen({("r18", 0): 0, ("r18", 1): 1, ("r34", 0): 1, ("r34", 1): 1}))
+    points = size_points(table)
+    assert points["n"].tolist() == [2, 2] and points["caveat"].eq("").all()
+    assert points["head_layer"].fillna(-1).tolist() == [-1, 1], "seeds of r18 have chosen different layers"
+    hover = accuracy_against_parameters(table, table.iloc[:0]).data[0].hovertext[0]
+    assert "settings chosen on held-out images" in hover and "head layer" not in hover
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda found: found["metrics"].update(top1=0.5), "top1 beside spec.dev"),
+        (lambda found: found.update(selections=[{**NOTHING, "chosen": {"head_layer": 2}}]), "one of the candidates"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(change: Callable[[dict[str, Any]], None], reason: str) -> None:
+    found = measuring(0, 0).model_dump(mode="json")
+    change(found)
+    with pytest.raises(ValidationError, match=reason):
+        Record.model_validate(found)
+
+
+def test_a_trial_that_measured_a_candidate_may_say_nothing_of_its_images() -> None:
+    [first, *others] = [one.model_dump(mode="json") for one in a_study()]
+    for one in others:
+        one["metrics"].pop("evaluated", None)
+    assert "not stated" in chosen_section([Record.model_validate(one) for one in (first, *others)])

@@ -110,7 +110,7 @@ class ThroughSearcher:
 
     def __init__(self, plan: Plan, devices: int) -> None:
         self.plan, self.tune_ids = plan, dict[str, str]()
-        self.searcher = GraphSearcher(Schedule(plan, lambda id: True, devices), lambda trial: {"id": trial.id})
+        self.searcher = GraphSearcher(Schedule(plan, lambda id: "done", devices), lambda trial: {"id": trial.id})
 
     def next(self) -> Any:
         tune_id = f"tune-{len(self.tune_ids)}"

@@ -110,7 +110,8 @@
   };
   const show = (value, column) => {
     if (value === null) return "\u2013";
-    return column.digits === undefined ? String(value) : value.toFixed(column.digits);
+    if (column.digits !== undefined) return value.toFixed(column.digits);
+    return column.number && Math.abs(value) >= 10000 ? value.toLocaleString("en") : String(value);
   };
   const drawTable = () => {
     const found = matching();
@@ -120,7 +121,7 @@
       columns.forEach((column, i) => {
         const cell = line.insertCell();
         cell.textContent = show(row[i], column);
-        if (column.number) cell.className = "number";
+        cell.className = column.number ? "number" : "text";
       });
     }
     table.tBodies[0].replaceWith(body);

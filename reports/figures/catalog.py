@@ -115,8 +115,8 @@ FIGURES = (
         "Label efficiency",
         lambda sources: equivalent_labels(sources.trials, sources.efficiency),
         "Right of 1: the fine-tuned model does with fewer labels what the reference after the equals sign (another "
-        "model fine-tuned, or the same one supervised) needs more for. An arrow to the right means more than this: "
-        "the reference never got there with the labels that it was trained with.",
+        "model fine-tuned, or the same one supervised) needs more for. An arrow to the right of a point says more than "
+        "this: the reference never got there with the labels that it was trained with.",
     ),
     Entry(
         "small-and-big",

@@ -14,7 +14,7 @@ def device_seconds(trials: pd.DataFrame) -> go.Figure:
     """Device time of all trials, one stacked bar an architecture (smallest first), one color and pattern a stage."""
     known = trials[trials["device_seconds"].notna()]
     if known.empty:
-        return empty_figure(TITLE, "It needs any finished trial.", "digits")
+        return empty_figure(TITLE, "It needs trials that state their device time, as those of a launch do.", "digits")
     total = known.groupby("architecture")["device_seconds"].sum().max()
     unit, size = ("hours", 3600) if total >= 2 * 3600 else ("minutes", 60) if total >= 120 else ("seconds", 1)
     models = known.sort_values("parameters")["architecture"].unique().tolist()

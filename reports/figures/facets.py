@@ -15,7 +15,7 @@ from reports.figures.points import PAPER, paper_points, seed_points, with_hover
 from reports.figures.style import HEIGHT, finish, percent
 
 COLUMNS = 3
-PANEL_HEIGHT = 330
+PANEL_HEIGHT = 345
 WHOLE = ""  # the name of the only panel of a figure without panels
 TOP1 = "top-1 accuracy (%)"
 
@@ -49,7 +49,7 @@ def panels(
         subplot_titles=present,
         shared_yaxes=False if free else "all",
         horizontal_spacing=0.09 if free else 0.05,
-        vertical_spacing=0.28 / rows,
+        vertical_spacing=0.36 / rows,
     )
     named: set[str] = set()
     for trace, panel, name in _traces(lines, paper, present, x, shown):
@@ -64,7 +64,7 @@ def panels(
     if present == [WHOLE]:
         return finish(figure, title, height=HEIGHT, caveat=caveat)
     height = 90 + PANEL_HEIGHT * rows
-    return finish(figure, title, height=height, min_width=300 * width, panel_titles=True, caveat=caveat)
+    return finish(figure, title, height=height, min_width=300 * width, panels=width, caveat=caveat)
 
 
 def panels_by_fraction(lines: pd.DataFrame, paper: pd.DataFrame, **options: Any) -> go.Figure:

@@ -15,6 +15,7 @@ from reports.scaling import SIZE
 from reports.tables import best_points
 
 PRESET = "imagenet-figure5"
+PREFERRED_DEPTH = 3
 NEED_LAYERS = "It needs the stage finetune over two or more values of `head_layer`."
 
 
@@ -22,7 +23,8 @@ def depth_and_layer(trials: pd.DataFrame) -> go.Figure:
     """Figure 5: top-1 against label fraction (log) by depth of the projection head, each from its best layer, and by
     the layer to fine-tune from.
 
-    Of the architecture with most head settings, the smallest of these; layers of the depth with most of them.
+    Of the architecture with most head settings, the smallest of these; layers of a head of `PREFERRED_DEPTH`, as in the
+    paper, else of the deepest.
     """
     title = "Projection head: depth, and the layer to fine-tune from"
     points = _points(trials, ["head_depth", "head_layer"])
@@ -30,16 +32,18 @@ def depth_and_layer(trials: pd.DataFrame) -> go.Figure:
     if depths.empty and layers.empty:
         return empty_figure(title, "It needs the stage finetune over `head_depth` or `head_layer`.", PRESET)
     model = _most_settings(pd.concat([depths, layers]))
-    deepest = layers[layers["architecture"] == model].groupby("head_depth")["head_layer"].nunique()
+    of_model = layers[layers["architecture"] == model]
+    tried = set(of_model["head_depth"].dropna())
     parts = []
     if model in depths["architecture"].tolist():
         best = _compared(_points(trials[trials["architecture"] == model], ["head_depth"]), "head_depth")
         names = "head of " + best["head_depth"].astype("string") + " layers"
         parts.append(best.assign(panel="best layer of each depth", series=names, style=best["head_depth"] - 2, dash=0))
-    if len(deepest):
-        kept = layers[(layers["architecture"] == model) & (layers["head_depth"] == deepest.idxmax())]
+    if len(of_model):
+        depth = PREFERRED_DEPTH if PREFERRED_DEPTH in tried else max(tried, default=pd.NA)
+        kept = of_model[of_model["head_depth"] == depth] if tried else of_model
         names = "from layer " + kept["head_layer"].astype("string")
-        panel = f"layers of a head of {deepest.idxmax()}"
+        panel = f"layers of a head of {depth}" if tried else "layers of the head"
         parts.append(kept.assign(panel=panel, series=names, style=kept["head_layer"] + 3, dash=kept["head_layer"]))
     lines = pd.concat(parts)
     return panels(

@@ -19,21 +19,28 @@ DECADES = tuple(10**power for power in range(3, 10))
 
 
 def seed_points(
-    points: pd.DataFrame, x: str, name: str, *, style: int, dash: int = 0, legend: bool = True
+    points: pd.DataFrame,
+    x: str,
+    name: str,
+    *,
+    style: int,
+    symbol: int | None = None,
+    dash: int = 0,
+    legend: bool = True,
 ) -> go.Scatter:
     """One series of means over seeds (`tables.best_points`): a line, error bars of one standard deviation, y in
     percent.
 
-    A point of a single seed has no error bar and is hollow. `style` numbers color and symbol, `dash` the kind of
-    line. Columns `y` and `error`, in the axis' own unit, replace the mean and its standard deviation; `x_error` adds
-    bars along x; `note` is a further line of the hover. Each point's customdata is [architecture, label fraction,
-    stage], by which a page may hide points.
+    A point of a single seed has no error bar and is hollow. `style` numbers color and symbol (unless `symbol` does),
+    `dash` the kind of line. Columns `y` and `error`, in the axis' own unit, replace the mean and its standard
+    deviation; `x_error` adds bars along x; `note` is a further line of the hover, `hover` all of it (`with_hover`).
+    Each point's customdata is [architecture, label fraction, stage], by which a page may hide points.
     """
     if (
         pd.api.types.is_numeric_dtype(points[x]) and not points[x].is_monotonic_increasing
     ):  # categories keep the order that they come in
         points = points.sort_values(x, kind="stable")
-    symbol = SYMBOLS[style % len(SYMBOLS)]
+    shape = SYMBOLS[(style if symbol is None else symbol) % len(SYMBOLS)]
     color = COLORS[style % len(COLORS)]
     y = points["y"] if "y" in points else 100 * points["mean"]
     error = points["error"] if "error" in points else 100 * points["std"]
@@ -48,7 +55,7 @@ def seed_points(
         mode="lines+markers",
         line={"color": color, "width": 2, "dash": DASHES[dash % len(DASHES)]},
         marker={
-            "symbol": [f"{symbol}-open" if single else symbol for single in points["single_seed"]],
+            "symbol": [f"{shape}-open" if single else shape for single in points["single_seed"]],
             "size": 10,
             "color": color,
             "line": {"width": 2, "color": color},
@@ -137,6 +144,7 @@ def hover_text(point: Mapping[str, Any]) -> str:
         f"top-1 {accuracy(point['mean'], point['std'])}: {spread}",
         *([plain(point["note"])] if "note" in point else []),
         *([_settings(point)] if _settings(point) else []),
+        *(["settings chosen on held-out images"] if point.get("chosen") is True else []),
         *([f"best of {point['variants']} settings tried"] if point["variants"] > 1 else []),
         *some_ids(point["ids"]),
     ]

@@ -17,6 +17,7 @@ PATTERNS = ("", "/", ".", "x", "-")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 HEIGHT = 440
 IMAGE_WIDTH = 1000  # px, of an exported image
+PANEL_FONT, PANEL_LETTER, PANEL_GAP = 14, 7, 50  # px: of a panel's title, of one of its letters, and beside it
 LEGEND_ROW, LEGEND_SYMBOL, CHARACTER = 24, 52, 7.6  # px: of a row, of an entry without its name, of a letter of 14 px
 PANEL_TITLE = 28  # px above a panel
 STAGES = {
@@ -51,7 +52,7 @@ def template(ink: str, faint: str, paper: str) -> go.layout.Template:
             "yaxis": axis,
             "hoverlabel": {"bgcolor": paper, "font": {"family": FONT, "size": 13, "color": ink}, "align": "left"},
             "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": faint, "activecolor": ink},
+            "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": faint, "activecolor": ink},
             "margin": {"l": 64, "r": 20, "t": 24, "b": 56},
         }
     )
@@ -96,18 +97,23 @@ def finish(
     *,
     height: int = HEIGHT,
     min_width: int = 340,
-    panel_titles: bool = False,
+    panels: int = 0,
     caveat: str = "",
 ) -> go.Figure:
     """Give a figure its template, its title (wrapped for images, whole in `layout.meta` for the page) and its sizes in
-    px: `height` with a legend of one row, above which further rows in an image add theirs.
+    px: `height` with a legend of one row, above which further rows in an image add theirs. Titles of `panels` side by
+    side, of which there are so many, must not meet.
 
     A `caveat` is a smaller line below the title, and in `layout.meta` for the page.
     """
     lines = [plain(line) for line in textwrap.wrap(title, 84)]
     small = [f'<span style="font-size:13px">{plain(line)}</span>' for line in textwrap.wrap(caveat, 115)]
+    if panels:
+        figure.update_annotations(font_size=PANEL_FONT)
+        longest = max((len(note.text or "") for note in figure.layout.annotations), default=0)
+        min_width = max(min_width, panels * (PANEL_LETTER * longest + PANEL_GAP))
     names = [str(trace.name) for trace in figure.data if trace.showlegend is not False]
-    below = PANEL_TITLE if panel_titles else 6
+    below = PANEL_TITLE if panels else 6
     legend = LEGEND_ROW * legend_rows(names) if len(figure.data) > 1 else 0
     top = 42 + 22 * (len(lines) - 1) + 18 * len(small) + legend + below
     height += max(0, top - 64)
