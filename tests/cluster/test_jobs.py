@@ -155,6 +155,6 @@ def test_cluster_that_is_not_up_is_told_with_what_ray_said(tmp_path: Path) -> No
 
 
 def test_everything_that_a_launch_imports_travels() -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     ours = {path.parent.name for path in root.glob("*/*.py")} - {"tests", "benchmarks", "deploy"}
     assert ours == set(PACKAGES)
