@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import growing_cluster
 import pytest
 import yaml
 
-import growing_cluster
 from reports.records import read_failures, read_records
 from reports.storage import Storage
 from studies import tiny
