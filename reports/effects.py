@@ -50,12 +50,13 @@ def side(trials: pd.DataFrame, keys: Sequence[str], across: Sequence[str] = ("ar
     Columns: `keys`, seed, top1 (in [0, 1]), id, those of `comparable.with_caveats`, other columns of `trials`.
     """
     rows = trials[trials["top1"].notna()]
-    rows = rows.assign(seed=rows["seed"].fillna(NO_SEED)).drop_duplicates([*keys, "variant", "seed"])
-    rows = rows.reset_index(drop=True)
+    rows = rows.assign(seed=rows["seed"].fillna(NO_SEED)).reset_index(drop=True)
     cells_of = keys_of(rows, keys)
     seeds: dict[tuple[object, ...], dict[int, int]] = {}  # cell and variant -> seed -> row
-    for row, (cell, variant, seed) in enumerate(zip(cells_of, rows["variant"], rows["seed"].tolist(), strict=True)):
-        seeds.setdefault((cell, variant), {})[seed] = row
+    for row, (cell, variant, seed) in enumerate(
+        zip(cells_of, rows["variant"].tolist(), rows["seed"].tolist(), strict=True)
+    ):
+        seeds.setdefault((cell, variant), {}).setdefault(seed, row)
     top1 = rows["top1"].tolist()
     cells = rows.loc[
         [min(found.values()) for found in seeds.values()], [*keys, *(n for n in NAMED if n not in keys), "setting"]

@@ -29,7 +29,9 @@ LAWS: tuple[tuple[Law, Method], ...] = (
 SIZES_NEEDED: dict[Law, int] = {"power law": 4, "power law with floor": 5}
 SMALLEST_RANGE = 2.0  # largest over smallest number of parameters, below which there is no slope to speak of
 WIDEST = 2.0  # width of an exponent's interval over the exponent, above which a floor trades with it at will
-UNIDENTIFIED = "floor not identified: the exponent's interval reaches zero, or is wider than twice the exponent"
+UNIDENTIFIED = (
+    "floor not identified: its interval or the exponent's reaches zero, or that of the exponent is wider than twice it"
+)
 MORE_SIZES = "sizes over a wider range, or more of them"
 SEARCHED_RESAMPLES = 200  # of fits without a closed form
 
@@ -182,12 +184,14 @@ def _estimate(subject: Subject, method: Method, points: pd.DataFrame, cells: lis
     draws = _bootstrap(x, y, theta, delta, law, method)
     freedom = len(x) - len(theta)
     low, high = expanded_interval(theta[1], draws[:, 1], freedom)
-    if len(theta) == 3 and not (low > 0 and high - low <= WIDEST * theta[1]):
-        return Refusal(**vars(subject), reason=UNIDENTIFIED, need=MORE_SIZES)
+    floor, floors = 0.0, (0.0, 0.0)
+    if len(theta) == 3:
+        floor = math.exp(theta[2])
+        floors = expanded_interval(floor, np.exp(draws[:, 2]), freedom)
+        if not (floors[0] > 0 and low > 0 and high - low <= WIDEST * theta[1]):
+            return Refusal(**vars(subject), reason=UNIDENTIFIED, need=MORE_SIZES)
     residuals = y - log_error(theta, x)
-    floor = math.exp(theta[2]) if len(theta) == 3 else 0.0
     seeds = _over_seeds(x, y, cells, theta, delta, law, method)
-    floors = expanded_interval(floor, np.exp(draws[:, 2]), freedom) if len(theta) == 3 else (0.0, 0.0)
     return Fit(
         **vars(subject),
         method=method,
@@ -198,7 +202,7 @@ def _estimate(subject: Subject, method: Method, points: pd.DataFrame, cells: lis
         seeds_low=seeds[0],
         seeds_high=seeds[1],
         floor=floor,
-        floor_low=max(floors[0], 0.0),
+        floor_low=floors[0],
         floor_high=floors[1],
         points=_points(points, y, residuals),
         held_out=_held_out(points, x, y, law, method),
@@ -207,10 +211,11 @@ def _estimate(subject: Subject, method: Method, points: pd.DataFrame, cells: lis
 
 
 def _points(points: pd.DataFrame, y: Array, residuals: Array) -> tuple[Point, ...]:
-    rows = zip(points.to_dict("records"), np.exp(y), np.exp(y - residuals), residuals, strict=True)
+    columns = [points[name].tolist() for name in ("architecture", "parameters", "ids")]
+    rows = zip(*columns, np.exp(y), np.exp(y - residuals), residuals, strict=True)
     return tuple(
-        Point(row["architecture"], row["parameters"], float(error), float(law), float(residual), tuple(row["ids"]))
-        for row, error, law, residual in rows
+        Point(architecture, parameters, float(error), float(law), float(residual), tuple(ids))
+        for architecture, parameters, ids, error, law, residual in rows
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from reports.comparable import keys_of
 from reports.intervals import NORMAL
 from reports.tables import summary
 
@@ -76,24 +76,19 @@ def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> l
     finished = set(trials["id"])
     missing = {trial.id: trial for trial in planned if trial.id not in finished}
     cells = summary(trials[trials["stage"] != "pretrain"], CELL)
-    known = {_key(row): (int(row["n"]), float(row["std"])) for _, row in cells.iterrows()}
+    known = dict(zip(keys_of(cells, CELL), zip(cells["n"].tolist(), cells["std"].tolist(), strict=True), strict=True))
     spreads = {stage: _spread(stage, cells) for stage in {trial.stage for trial in missing.values()}}
     speeds = _seconds_per_flop(trials)
-    best: dict[tuple[object, ...], tuple[float, Suggestion]] = {}
+    best: dict[tuple[str, str], tuple[float, Suggestion]] = {}
     for trial in missing.values():
         if trial.stage == "pretrain":
             continue
-        key = _key(vars(trial))
+        key = (trial.stage, trial.variant)
         n, std = known.get(key, (0, math.nan))
         rank, suggestion = _suggestion(trial, missing, n, std, spreads[trial.stage], speeds)
         if key not in best or rank > best[key][0]:
             best[key] = rank, suggestion
     return [suggestion for _, suggestion in sorted(best.values(), key=lambda found: (-found[0], found[1].id))]
-
-
-def _key(row: Mapping[str, object] | pd.Series) -> tuple[object, ...]:
-    values: list[Any] = [row[name] for name in CELL]
-    return tuple(None if pd.isna(value) else value for value in values)
 
 
 def _suggestion(

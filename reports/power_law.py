@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-ITERATIONS = 80
+ITERATIONS = 50  # what is still on its way then is a floor that the points do not identify
 SETTLED = 1e-7  # relative gain of an improving step, below which a fit is finished
 STEEPEST = 20.0  # exponent: error that falls faster with size falls in a step, which no power law describes
 STUCK = 1e6  # damping above which no step improves any more

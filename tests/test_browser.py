@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+import planted
 from benchmarks.browser import Browser, browser, find_browser
+from reports.page import build_page
+from reports.results import Results, StudyInfo
 from test_page import EVIL, RECORDS, built
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
@@ -151,3 +154,31 @@ def test_dark_page_prints_light_and_unfolded_and_its_table_sorts(chromium: Brows
     assert chromium.evaluate(first) == "paper-finetune-r152w3sk-100pct"
     enter(chromium, "search", "r50w2 linear", "input")
     assert chromium.evaluate("document.querySelectorAll('#trial-table tbody tr').length") == 2
+
+
+CLIPPED = """
+[...document.querySelectorAll(".scroll")].filter((frame) => frame.scrollWidth > frame.clientWidth + 1)
+  .map((frame) => frame.querySelector("caption").textContent)
+"""
+MEETING = """
+[...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const boxes = [...plot.querySelectorAll(".infolayer .annotation, .xtitle, .legend, .modebar")]
+    .map((part) => [part.textContent || part.getAttribute("class"), part.getBoundingClientRect()]);
+  return boxes.flatMap(([one, a], i) => boxes.slice(i + 1)
+    .filter(([, b]) => a.left < b.right - 2 && b.left < a.right - 2 && a.top < b.bottom - 2 && b.top < a.bottom - 2)
+    .map(([other]) => [plot.id, one, other]));
+})
+"""
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_titles_legends_and_tools_do_not_meet_and_no_number_is_cut(
+    chromium: Browser, tmp_path: Path, width: int
+) -> None:
+    file = tmp_path / "planted.html"
+    file.write_text(build_page(Results(StudyInfo("planted", ""), planted.study())), encoding="utf-8")
+    chromium.open(file.as_uri(), width=width, height=900)
+    drawn(chromium)
+    assert chromium.evaluate(MEETING) == []
+    if width > 1000:
+        assert chromium.evaluate(CLIPPED) == []

@@ -153,7 +153,7 @@ def test_a_floor_that_the_sizes_do_not_tell_is_refused() -> None:
     assert isinstance(found(table), Fit)
     for fit in fits(table_1()):
         if isinstance(fit, Fit) and fit.law == "power law with floor":
-            assert fit.low > 0 and fit.high - fit.low <= 2 * fit.exponent
+            assert fit.low > 0 and fit.high - fit.low <= 2 * fit.exponent and 0 < fit.floor_low < fit.floor
 
 
 def test_step_is_fitted_without_overflow() -> None:
