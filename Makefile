@@ -25,11 +25,12 @@ report-paper: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# The documented commands of docs/cluster.md against a mock of AWS; needs root, an SSH server, rsync and iproute2. It runs in
-# namespaces of its own: nothing in there can reach another Ray, and all of it ends with them. Bash reaps what others leave.
+# The documented commands of docs/cluster.md against a mock of AWS, Ray's autoscaler, and jobs; needs root, an SSH server, rsync
+# and iproute2. It runs in namespaces of its own: nothing in there can reach another Ray, and all of it ends with them. Bash
+# reaps what others leave.
 test-cluster: setup
 	LABELSCALE_NAMESPACES=private unshare --net --mount --pid --uts --ipc --fork --kill-child=SIGKILL --mount-proc \
-	    bash -c '"$$@"; exit $$?' bash $(BIN)/python -m pytest tests/cluster
+	    bash -c 'ip link set lo up; "$$@"; exit $$?' bash $(BIN)/python -m pytest tests/cluster
 
 check: setup
 	$(BIN)/ruff check .

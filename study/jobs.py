@@ -25,6 +25,12 @@ LOST_SECONDS = 600.0
 
 RETRY_SECONDS = 5.0
 
+SILENT_SECONDS = 60.0
+"""After so long without a word a job's output is asked for again, because a connection may be broken silently."""
+
+READY_SECONDS = 60.0
+"""So long a head may take after its start until it takes jobs."""
+
 Say = Callable[[str], None]
 
 
@@ -75,22 +81,38 @@ def _submit(client: Any, study_file: str, study_name: str, storage: str, options
     commit, dirty = git_state()
     with tempfile.TemporaryDirectory(prefix="labelscale-job-") as tree:
         _copy_tree(Path(tree), study_file)
-        client.submit_job(
+        variables = {
+            **SETTINGS_OF_RAY,
+            COMMIT_VARIABLE: f"{commit} dirty" if dirty else commit,
+            JOB_VARIABLE: id,
+            "RAY_JOB_STOP_SIGNAL": "SIGINT",  # as Ctrl-C does: trials end, the lease is given back
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
+        }
+        _submit_when_ready(
+            client,
             entrypoint=shlex.join(command),
             submission_id=id,
             metadata={"study": study_name, "storage": storage},
-            runtime_env={
-                "working_dir": tree,
-                "env_vars": {
-                    **SETTINGS_OF_RAY,
-                    COMMIT_VARIABLE: f"{commit} dirty" if dirty else commit,
-                    JOB_VARIABLE: id,
-                    "RAY_JOB_STOP_SIGNAL": "SIGINT",  # as Ctrl-C does: trials end, the lease is given back
-                    "RAY_JOB_STOP_WAIT_TIME_S": "30",
-                },
-            },
+            runtime_env={"working_dir": tree, "env_vars": variables},
         )
     return id
+
+
+def _submit_when_ready(client: Any, **job: Any) -> None:
+    """Submit a job; a head that has just started takes none for a while.
+
+    Raises:
+        ValueError: the cluster does not take it.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise ValueError(f"the cluster does not take the job: {error}") from error
+            time.sleep(2.0)
 
 
 def _copy_tree(tree: Path, study_file: str) -> None:
@@ -124,20 +146,25 @@ def _follow(cluster: str, id: str, say: Say) -> int:
 
 
 async def _print_logs(client: Any, id: str, printed: int) -> int:
-    """Print a job's output from character `printed` on until it ends; returns the number of characters so far.
+    """Print a job's output from character `printed` on until it ends or is silent; returns the number of characters.
 
     Raises:
         ConnectionError: the connection ended before the job.
     """
     import aiohttp
 
-    read = 0
+    read, texts = 0, client.tail_job_logs(id)
     try:
-        async for text in client.tail_job_logs(id):
+        while True:
+            async with asyncio.timeout(SILENT_SECONDS):
+                text = await anext(texts)
             fresh = text[max(0, printed - read) :]
             read += len(text)
             print(fresh, end="", flush=True)
             printed = max(printed, read)
+    except (StopAsyncIteration, TimeoutError):
+        return printed
     except (RuntimeError, aiohttp.ClientError) as error:
         raise ConnectionError(str(error)) from error
-    return printed
+    finally:
+        await texts.aclose()

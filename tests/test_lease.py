@@ -22,9 +22,10 @@ from studies import tiny
 from study.lease import lease
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from reports.storage import Storage
 from study.lease import lease
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the test runs
 with lease(Storage(sys.argv[1]), "first", heartbeat_seconds=0.3, stale_seconds=float(sys.argv[2])):
     print("held", flush=True)
     time.sleep(120)

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import growing_cluster
 import pytest
 import yaml
 
-import growing_cluster
 from reports.records import read_failures, read_records
 from reports.storage import Storage
 from studies import tiny
@@ -24,7 +24,7 @@ def observe(folder: Path, shards: str, loss: str, **changes: Any) -> tuple[dict[
     if reason := growing_cluster.missing():
         pytest.skip(reason)
     stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
-    stages["pretrain"]["optimization"]["epochs"] = 200
+    stages["pretrain"]["optimization"]["epochs"] = 120
     data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
     execution = {
         "workers": 1,
@@ -39,6 +39,7 @@ def observe(folder: Path, shards: str, loss: str, **changes: Any) -> tuple[dict[
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=260, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout.splitlines()[-1])  # shown if the test fails, and with -s
     return json.loads(done.stdout.splitlines()[-1]), Storage(str(folder / "runs"))
 
 
@@ -53,9 +54,7 @@ def test_study_grows_the_cluster_survives_the_death_of_a_node_and_gives_the_node
     assert len(records) == 4 and not problems and read_failures(storage) == ([], [])
     sessions = {record.id: record.cost.sessions for record in records if record.spec.stage == "pretrain"}
     assert sessions[seen["lost"][0]] == 2, "the trial did not go on from its checkpoint"
-    code, message = seen["impossible"]
-    assert code == 2 and "asks for 1 workers of {'trainer': 5.0}" in message and "Traceback" not in message
-    assert "trainer ({CPU: 1, object_store_memory: 1e+08, trainer: 1}, at most 2)" in message
+    assert seen["node types"] == ["trainer ({CPU: 1, object_store_memory: 1e+08, trainer: 1}, at most 2)"]
 
 
 def test_workers_that_are_told_of_their_end_save_at_once_and_go_on_elsewhere(shards: str, tmp_path: Path) -> None:

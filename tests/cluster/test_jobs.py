@@ -60,7 +60,14 @@ def running_head(**environment: str) -> Iterator[str]:
 def launch(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "study", "launch", *map(str, arguments)]
     env = {**os.environ, **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored here
+    )
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -68,28 +75,22 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
-def test_job_outlives_the_laptop_and_is_found_again(store: ObjectStore, shards: str, tmp_path: Path) -> None:
+def test_job_outlives_the_laptop_is_found_again_and_can_be_stopped(
+    store: ObjectStore, shards: str, tmp_path: Path
+) -> None:
     stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
-    stages["pretrain"]["optimization"]["epochs"] = 150
+    stages["pretrain"]["optimization"]["epochs"] = 100_000  # until it is stopped
     data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
     execution = {"workers": 1, "per_worker": {"CPU": 1}, "min_effective_rank": 0}
-    file = tmp_path / "my study.yaml"
+    file, other = tmp_path / "my study.yaml", tmp_path / "other.yaml"
     file.write_text(yaml.safe_dump(tiny(stages=stages, data=data, execution=execution)))
+    other.write_text(yaml.safe_dump(tiny(name="other")))
     storage = store.bucket("jobs")
     token = {"RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}  # a launch shows it without being told to
     with running_head(RAY_AUTH_MODE="token", **token) as url:
         arguments = (file, "--cluster", url, "--storage", storage, "--set", "pretrain.optimization.learning_rate=0.2")
-        first = launch(*arguments, **token)
-        assert first.stdout is not None
-        job = first.stdout.readline().split()[1]
-        while "running" not in (line := first.stdout.readline()):
-            assert line, "the job ended early: " + "".join(end(first)[1:])
-        first.send_signal(signal.SIGINT)
-        code, output, errors = end(first)
-        assert code == 130 and f"job {job} goes on" in output and "Traceback" not in errors
+        job = leave(launch(*arguments, **token))
 
-        other = tmp_path / "other.yaml"
-        other.write_text(yaml.safe_dump(tiny(name="other")))
         code, _, errors = end(launch(other, "--cluster", url, "--storage", storage, **token))
         assert code == 2 and f"in use by job {job} of the study 'tiny'" in errors
         code, _, errors = end(launch(file, "--storage", storage))
@@ -97,20 +98,40 @@ def test_job_outlives_the_laptop_and_is_found_again(store: ObjectStore, shards: 
         code, _, errors = end(launch(*arguments, **token | {"RAY_AUTH_TOKEN": "another"}))
         assert code == 2 and "refuses this user's token" in errors and "Traceback" not in errors
 
-        code, output, errors = end(launch(*arguments, **token))
-        assert code == 0, output + errors
-        assert output.splitlines()[0] == f"following job {job}, which runs already"
-        assert output.splitlines()[-1] == f"report: {storage}/reports/tiny.html"
+        follower = launch(*arguments, **token)
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == f"following job {job}, which runs already\n"
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", job, "--address", url]
+        subprocess.run(ray, env={**os.environ, **token}, check=True, capture_output=True, timeout=100)
+        code, output, errors = end(follower)
+        assert code == 1 and "1 running" in output and "Traceback" not in errors, output + errors
+        assert not Storage(storage).list("lease"), "the lease is given back"
+
+        code, output, errors = end(launch(*arguments, "--set", "pretrain.optimization.epochs=2", **token))
+        assert code == 0 and output.splitlines()[-1] == f"report: {storage}/reports/tiny.html", output + errors
     records, problems = read_records(Storage(storage))
     assert not problems and {record.spec.stage for record in records} == {"pretrain", "linear"}
     for record in records:
         assert record.environment is not None and record.environment.commit != "unknown"
         if record.spec.stage == "pretrain":
             assert record.spec.settings["optimization"]["learning_rate"] == 0.2  # type: ignore[index,call-overload]
-    assert not Storage(storage).list("lease")
-    gone = launch(file, "--cluster", url, "--storage", storage, **token)
-    code, _, errors = end(gone)
+    code, _, errors = end(launch(file, "--cluster", url, "--storage", storage, **token))
     assert code == 2 and url in errors and "Traceback" not in errors
+
+
+def leave(first: subprocess.Popen[str]) -> str:
+    """Follow a launch until it trains, then interrupt the following; returns the job's id."""
+    assert first.stdout is not None
+    said = first.stdout.readline()
+    assert said.startswith("job "), (said, end(first))
+    job = said.split()[1]
+    while " running" not in (line := first.stdout.readline()):
+        print(line, end="")
+        assert line, "the job ended early: " + "".join(end(first)[1:])
+    first.send_signal(signal.SIGINT)
+    code, output, errors = end(first)
+    assert code == 130 and f"job {job} goes on" in output and "Traceback" not in errors, output + errors
+    return job
 
 
 def test_what_cannot_be_launched_on_a_cluster_is_refused_here(tmp_path: Path) -> None:
@@ -134,6 +155,6 @@ def test_cluster_that_is_not_up_is_told_with_what_ray_said(tmp_path: Path) -> No
 
 
 def test_everything_that_a_launch_imports_travels() -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     ours = {path.parent.name for path in root.glob("*/*.py")} - {"tests", "benchmarks", "deploy"}
     assert ours == set(PACKAGES)

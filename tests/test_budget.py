@@ -1,0 +1,102 @@
+"""GPU hours of a launch, on a clock that the test winds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from studies import tiny_study
+from study.budget import Budget
+from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
+from study.schedule import Schedule
+
+GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1], "seed": [0, 1]}
+HOUR = 3600.0
+Hours = Callable[[PlannedTrial], float]
+
+
+def a_plan(**changes: Any) -> Plan:
+    return make_plan(tiny_study(grid=GRID, **changes), ExpectedImages(200, 10))
+
+
+class Run:
+    """A launch in which every trial takes `takes(trial)` device-hours, and the budget expects `expects(trial)`."""
+
+    def __init__(self, plan: Plan, hours: float, takes: Hours, expects: Hours, slots: int = 2, gpus: float = 1) -> None:
+        self.now = 0.0  # in hours
+        self.budget = Budget(hours, {"GPU": gpus}, lambda trial: expects(trial) * HOUR, lambda: self.now * HOUR)
+        self.schedule = Schedule(plan, lambda id: "done", slots)
+        self.schedule.may_start = self.budget.may_start
+        self.started: list[str] = []
+        self._drive(takes)
+
+    def _drive(self, takes: Hours) -> None:
+        running: list[tuple[float, PlannedTrial]] = []
+        while (found := self.schedule.next()) != "end":
+            if isinstance(found, PlannedTrial):
+                self.budget.started(found)
+                self.started.append(found.id)
+                running.append((self.now + takes(found) / found.workers, found))
+                continue
+            running.sort(key=lambda pair: pair[0])
+            self.now, trial = running.pop(0)
+            self.budget.ended(trial.id, takes(trial) * HOUR)
+            self.schedule.ended(trial.id)
+        for self.now, trial in sorted(running, key=lambda pair: pair[0]):
+            self.budget.ended(trial.id, takes(trial) * HOUR)
+
+
+def one_hour(trial: PlannedTrial) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize(("hours", "started"), [(0.5, 0), (1, 1), (3.5, 3), (7, 7), (100, 20)])
+def test_trials_of_an_hour_are_started_while_the_budget_pays_for_them(hours: float, started: int) -> None:
+    plan = a_plan()
+    assert len(plan.trials) == 20
+    run = Run(plan, hours, one_hour, one_hour)
+    assert len(run.started) == started
+    assert run.budget.spent_hours == pytest.approx(started)
+    assert len(run.schedule.missing()) == 20 - started
+
+
+def test_a_cheap_trial_is_started_where_a_dear_one_no_longer_fits() -> None:
+    def takes(trial: PlannedTrial) -> float:
+        return 10.0 if trial.spec.architecture == "r10" else 1.0
+
+    run = Run(a_plan(), 9, takes, takes)
+    assert len(run.started) == 9 and all("r10w0.0625" in id for id in run.started)
+    assert run.budget.spent_hours == pytest.approx(9)
+
+
+def test_without_predictions_finished_trials_of_the_launch_tell() -> None:
+    run = Run(a_plan(), 3.5, one_hour, lambda trial: math.nan, slots=1)
+    assert run.started[0].startswith("pretrain-r10-"), "nothing tells what it takes"
+    assert 2 <= len(run.started) <= 4 and run.budget.spent_hours <= 4.5
+
+
+def test_what_takes_longer_than_expected_is_paid_by_what_is_not_started() -> None:
+    run = Run(a_plan(), 6, lambda trial: 2.0, one_hour, slots=1)
+    assert len(run.started) == 3 and run.budget.spent_hours == pytest.approx(6)
+
+
+def test_devices_are_the_gpus_of_all_workers() -> None:
+    plan = a_plan(execution={"workers": 4, "per_worker": {"GPU": 2}})
+    run = Run(plan, 8.1, one_hour, one_hour, slots=4, gpus=2)
+    assert len(run.started) == 4 and run.budget.spent_hours == pytest.approx(8)
+
+
+def test_summary_says_what_was_spent_and_left_undone() -> None:
+    run = Run(a_plan(), 3, one_hour, one_hour)
+    said = run.budget.summary(run.schedule.missing(), named=2)
+    assert said.startswith("budget: 3 of 3 GPU hours spent; left undone: ") and said.endswith("and 15 more")
+    assert run.budget.summary([]) == "budget: 3 of 3 GPU hours spent"
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, math.nan])
+def test_budget_of_nothing_is_refused(hours: float) -> None:
+    with pytest.raises(ValueError, match="pays for nothing"):
+        Budget(hours, {}, lambda trial: 1.0)
