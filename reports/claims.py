@@ -21,6 +21,7 @@ POINTS_NEEDED = 4  # architectures without seeds, or points of a correlation
 SAME_SETTINGS = "the same settings of every architecture: run again what failed"
 APART = "settings that differ"
 DIGITS = {"r": 3, "atanh r": 2, "points per point": 2}  # of an effect in this unit; 1 of others
+SEEDS = "a second seed of more architectures"
 MOST = 1000  # seeds or architectures: more is no advice
 
 
@@ -84,15 +85,17 @@ def judge(trials: pd.DataFrame, statement: Statement) -> Claim:
     if found.design is None:
         return _of_correlation(start, statement, found.table, found.where, seedless)
     cells = found.table if seedless else found.table[_seeds(found.table) > 1]
-    if _is_unfair(cells, found.design):
-        return _unfair(start, cells, found.design == "mean", found.where)
+    compared = cells if len(cells) else found.table
+    if _is_unfair(compared, found.design):
+        return _unfair(start, compared, found.design == "mean", found.where)
     if len(cells):
         start = replace(start, ids=_ids(cells))
     effect = estimate(cells, found.design) if len(cells) else None
     mean = found.table.groupby("architecture")["value"].mean()
     if effect is None or (seedless and effect.architectures < POINTS_NEEDED):
         one = statement.of_one_architecture
-        return _too_few(start, mean, found.design == "mean", found.where, seedless, len(cells) > 0, one)
+        seeds = cells["architecture"].nunique()
+        return _too_few(start, mean, found.design == "mean", found.where, seedless, seeds, one)
     start = replace(start, effect=effect.value, low=effect.low, high=effect.high, basis=_basis(effect, seedless))
     notes = ["for these architectures only"] if effect.fixed and not seedless else []
     return _judged(start, statement, found.where, [*notes, joined(cells["caveat"])], _more(effect, statement))
@@ -120,7 +123,7 @@ def _unfair(claim: Claim, cells: pd.DataFrame, is_mean: bool, where: str) -> Cla
 
 
 def _too_few(
-    claim: Claim, means: pd.Series, is_mean: bool, where: str, seedless: bool, seeds: bool, of_one: bool
+    claim: Claim, means: pd.Series, is_mean: bool, where: str, seedless: bool, seeds: int, of_one: bool
 ) -> Claim:
     count = _count(len(means), "architecture")
     effect = float(means.mean()) if is_mean else math.nan
@@ -129,7 +132,7 @@ def _too_few(
         more = "seeds of this one architecture" if of_one else f"{POINTS_NEEDED} architectures"
         need, basis = f"{more}, as no seeds are known", f"{count} of one run each"
     elif seeds:
-        need, basis = claim.need, count
+        need, basis = (SEEDS if seeds < len(means) else claim.need), count
     else:
         need, basis = "a second seed", f"1 seed x {count}"
     return replace(claim, effect=effect, detail=detail, need=need, basis=basis)

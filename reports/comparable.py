@@ -88,7 +88,7 @@ def with_caveats(
 
 def joined(caveats: Iterable[str]) -> str:
     """All different caveats in one line, "" where there is none."""
-    return "; ".join(dict.fromkeys(caveat for caveat in caveats if caveat))
+    return "; ".join(dict.fromkeys(part for caveat in caveats if caveat for part in caveat.split("; ")))
 
 
 def _grouped(numbers: Iterable[int], keys: Sequence[object]) -> dict[object, list[int]]:

@@ -66,6 +66,14 @@ def test_what_is_left_tells_the_planted_effects_or_that_it_cannot(share: float, 
         assert gain["gain"] == pytest.approx(large - small, abs=0.006) or "settings" in gain["caveat"]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_an_effect_that_is_shown_without_a_verdict_is_told_to_be_unfair_or_near(seed: int) -> None:
+    for claim in claims(survivors(0.5, seed, with_parents=True)):
+        if claim.name in EFFECTS and not math.isnan(claim.effect):
+            near = abs(claim.effect - EFFECTS[claim.name]) < 0.65
+            assert near or "settings" in claim.detail, (claim.name, claim.detail)
+
+
 def test_little_failing_leaves_most_verdicts() -> None:
     found = [claim.verdict for claim in claims(survivors(0.97, 0, with_parents=True))]
     assert sum(verdict != "not enough data" for verdict in found) > len(found) / 2

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import planted
 import synthetic
 from reports import paper
 from reports.layouts import NUMBERS, Layout, table_rows
@@ -186,6 +187,12 @@ def test_losses_of_a_study() -> None:
     assert cells(layout, "labels, and distillation on the labelled images", "r18", "r34") == ["30.0 %"]
     assert cells(layout, "distillation alone, on all images", "r18", "r50") == ["64.9 %"]
     assert cells(layout, "labels alone", "r18") == ["30.0 %"], "without label smoothing"
+
+
+def test_losses_are_in_the_order_of_size() -> None:
+    rows = table_rows("2", trials(planted.study(seeds=1)), NONE).rows
+    alone = [row[1] for row in rows if row[0] == "labels alone"]
+    assert alone == sorted(alone, key=planted.SIZES.__getitem__) and len(alone) > 3
 
 
 def test_tables_that_a_study_lacks_say_what_they_need() -> None:
