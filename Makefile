@@ -23,7 +23,7 @@ report-paper: setup
 
 # In two processes, each of which runs whole files: what a file's tests share is made once.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The documented commands of docs/cluster.md against a mock of AWS, Ray's autoscaler, and jobs; needs root, an SSH server, rsync
 # and iproute2. It runs in namespaces of its own: nothing in there can reach another Ray, and all of it ends with them. Bash
