@@ -60,6 +60,7 @@ class Explored:
     `lineage` are the last trial and its ancestors.
     """
 
+    stages: tuple[Stage, ...]
     cell: Cell
     trials: set[str]
     measured: Option
@@ -109,7 +110,8 @@ class Expansion:
         needed = self.add_cell(stages, cell)
         judged = next(stage for stage in JUDGED if stage in stages)
         last, measured = self.maker.make(judged, cell), self.option({}, judged, cell)
-        return Explored(cell, needed | {*measured.trials, *measured.needs}, measured, last, self.maker.lineage(last))
+        trials = needed | {*measured.trials, *measured.needs}
+        return Explored(stages, cell, trials, measured, last, self.maker.lineage(last))
 
     def trial(self, stage: Stage, cell: Cell) -> str | None:
         """Id of the trial that a cell needs at a stage; None while it waits for a choice."""

@@ -10,7 +10,7 @@ from study.adaptive import RUNGS, Search
 from study.choices import Choice, Option
 from study.config import Study
 from study.evidence import StoredEvidence
-from study.grid import expand, grid_cells
+from study.grid import expand
 from study.plan import Images, Plan, PlannedTrial, Planner, plan_of
 from study.schedule import State
 
@@ -83,9 +83,9 @@ class Growth:
         if self.exploration is not None:
             from study.exploration import advance
 
-            cells = list(grid_cells(self.planner.study))
             for number in advance(self.exploration, self.evidence, self.over):
-                self.expansion.add_explored(*cells[number])
+                picked = self.exploration.cells[number]
+                self.expansion.add_explored(picked.stages, picked.cell)
 
     def _grow(self, choices: list[Choice]) -> None:
         """Advance choices, decide those that can be, and go on with what these open."""

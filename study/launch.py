@@ -24,6 +24,7 @@ from study.lease import lease
 from study.only import Only, with_what_they_need
 from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
 from study.schedule import Ending, Schedule, State
+from study.throughput import Throughput
 from study.trial import canonical_json
 
 
@@ -74,18 +75,18 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     storage.check_writable()
     check_source(study, storage)
     skipped: list[str] = []
-    seconds = throughput_here(study.execution, storage).seconds
-    check_search_budgets(plan, images, seconds)
-    if plan.exploring:
-        open_exploration(study, images, evidence, seconds, dry=True)
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
+        throughput = throughput_here(study.execution, storage)  # it reads every record
+        check_search_budgets(plan, images, throughput.seconds)
+        if plan.exploring:
+            open_exploration(study, images, evidence, throughput.seconds, dry=True)
         with lease(storage, study.name), ray_cluster(address, storage):
             if address is not None:
                 check_storage_is_shared(storage)
             if not isinstance(images, ShardedImages):
                 display.say(f"sharding {study.data.source} for {study.name}")
                 images = make_images(study, storage)
-            skipped = run_study(study, storage, images, display, wishes, may_grow=address is not None)
+            skipped = run_study(study, storage, images, display, wishes, throughput, may_grow=address is not None)
         plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
@@ -147,16 +148,23 @@ def check_records(plan: Plan, storage: Storage, images: ShardedImages | Expected
 
 
 def run_study(
-    study: Study, storage: Storage, images: ShardedImages, display: Any, wishes: Wishes, *, may_grow: bool
+    study: Study,
+    storage: Storage,
+    images: ShardedImages,
+    display: Any,
+    wishes: Wishes,
+    throughput: Throughput,
+    *,
+    may_grow: bool,
 ) -> list[str]:
     """Run every missing trial of a study, and those that are known only when others are finished; returns the ids that
     were skipped because what they need failed.
 
-    `may_grow`: the cluster may get more nodes than it has now.
+    `throughput` predicts what trials take. `may_grow`: the cluster may get more nodes than it has now.
     """
     launched_at = datetime.now(UTC)
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
-    growth = Growth(study, images, evidence, throughput_here(study.execution, storage).seconds)
+    growth = Growth(study, images, evidence, throughput.seconds)
     check_records(growth.plan, storage, images)
     room = room_for_workers(study.execution.per_worker)
     types = node_types() if may_grow else []
@@ -168,7 +176,7 @@ def run_study(
     schedule = make_schedule(growth, storage, wishes, failed, max_workers, budget)
     for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
-    run_schedule(schedule, growth, storage, images, display, launched_at, budget, grows=bool(types))
+    run_schedule(schedule, growth, storage, images, display, launched_at, throughput, budget, grows=bool(types))
     if budget is not None:
         display.say(budget.summary(schedule.missing()))
     for id, state in schedule.states.items():
@@ -221,6 +229,7 @@ def run_schedule(
     images: ShardedImages,
     display: Any,
     launched_at: datetime,
+    throughput: Throughput,
     budget: Budget | None,
     *,
     grows: bool,
@@ -238,7 +247,6 @@ def run_schedule(
     from study.searcher import GraphSearcher
 
     study, (commit, dirty) = growth.plan.study, git_state()
-    throughput = throughput_here(study.execution, storage)
 
     def make_config(trial: PlannedTrial) -> dict[str, Any]:
         growth.evidence.forget_mark(trial.id)
