@@ -62,7 +62,7 @@ def launch_on_cluster(
         return _follow(cluster, id, say)
     except KeyboardInterrupt:
         say(f"job {id} goes on; launch again to follow it. To end it: `ray dashboard CLUSTER.yaml`, and meanwhile")
-        say(f"`ray job stop {id} --address http://127.0.0.1:8265`")
+        say(f"`RAY_AUTH_MODE=token ray job stop {id} --address http://127.0.0.1:8265`")
         return 130
 
 

@@ -86,7 +86,7 @@ class Network:
     def close(self) -> None:
         """Stop all machines and take the bridge down, for another network in the same namespaces."""
         self.stop_all()
-        _run("ip link delete bridge; ip link set lo down")
+        _run("ip link delete bridge")
 
     def run(self, name: str, command: str, folder: Path, seconds: float) -> str:
         """Run a command in a login shell on a machine, as somebody sitting at it; returns what it prints.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,17 +37,22 @@ def store() -> Iterator[ObjectStore]:
         yield running
 
 
-@contextmanager
-def running_head(**environment: str) -> Iterator[str]:
-    """A head on this machine, which ends with the block; yields its dashboard's URL."""
+def environment(**variables: str) -> dict[str, str]:
+    """As in an activated virtual environment, with some variables more."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, **variables}
+
+
+@contextmanager
+def running_head(**variables: str) -> Iterator[str]:
+    """A head on this machine, which ends with the block; yields its dashboard's URL."""
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd="/",  # the code is not here: it comes with the job
-        env={**os.environ, "PATH": path, **environment},
+        env=environment(**variables),
     )
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -57,15 +63,14 @@ def running_head(**environment: str) -> Iterator[str]:
         process.stdout.close()
 
 
-def launch(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+def launch(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "study", "launch", *map(str, arguments)]
-    env = {**os.environ, **environment}
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=env,
+        env=environment(**variables),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored here
     )
 
@@ -89,7 +94,7 @@ def test_job_outlives_the_laptop_is_found_again_and_can_be_stopped(
     token = {"RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}  # a launch shows it without being told to
     with running_head(RAY_AUTH_MODE="token", **token) as url:
         arguments = (file, "--cluster", url, "--storage", storage, "--set", "pretrain.optimization.learning_rate=0.2")
-        job = leave(launch(*arguments, **token))
+        job, advice = leave(launch(*arguments, **token))
 
         code, _, errors = end(launch(other, "--cluster", url, "--storage", storage, **token))
         assert code == 2 and f"in use by job {job} of the study 'tiny'" in errors
@@ -101,8 +106,11 @@ def test_job_outlives_the_laptop_is_found_again_and_can_be_stopped(
         follower = launch(*arguments, **token)
         assert follower.stdout is not None
         assert follower.stdout.readline() == f"following job {job}, which runs already\n"
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", job, "--address", url]
-        subprocess.run(ray, env={**os.environ, **token}, check=True, capture_output=True, timeout=100)
+        stop = re.findall(r"^`(.+)`$", advice.replace("http://127.0.0.1:8265", url), re.MULTILINE)[0]
+        stopped = subprocess.run(
+            stop, shell=True, env=environment(**token), capture_output=True, text=True, timeout=100
+        )
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
         code, output, errors = end(follower)
         assert code == 1 and "1 running" in output and "Traceback" not in errors, output + errors
         assert not Storage(storage).list("lease"), "the lease is given back"
@@ -119,8 +127,8 @@ def test_job_outlives_the_laptop_is_found_again_and_can_be_stopped(
     assert code == 2 and url in errors and "Traceback" not in errors
 
 
-def leave(first: subprocess.Popen[str]) -> str:
-    """Follow a launch until it trains, then interrupt the following; returns the job's id."""
+def leave(first: subprocess.Popen[str]) -> tuple[str, str]:
+    """Follow a launch until it trains, then interrupt the following; returns the job's id and all that was said."""
     assert first.stdout is not None
     said = first.stdout.readline()
     assert said.startswith("job "), (said, end(first))
@@ -131,7 +139,7 @@ def leave(first: subprocess.Popen[str]) -> str:
     first.send_signal(signal.SIGINT)
     code, output, errors = end(first)
     assert code == 130 and f"job {job} goes on" in output and "Traceback" not in errors, output + errors
-    return job
+    return job, output
 
 
 def test_what_cannot_be_launched_on_a_cluster_is_refused_here(tmp_path: Path) -> None:
