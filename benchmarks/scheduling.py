@@ -19,7 +19,7 @@ from study.load import load_study
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.schedule import Schedule
 from study.searcher import GraphSearcher
-from study.simulate import critical_path, simulate
+from study.simulate import SimulatedClock, critical_path, simulate
 from trainables.spec import STAGES
 
 PRESET = "study/presets/imagenet-table2.yaml"
@@ -53,11 +53,12 @@ def compare(plan: Plan, numbers: tuple[int, ...]) -> float:
     worst = 0.0
     for devices in numbers:
         bound = max(device_seconds / devices, longest)
-        searcher = ThroughSearcher(plan, devices)
-        ratios = [
-            simulate(order, seconds, devices).makespan / bound
-            for order in (searcher, InOrder(plan, devices, barriers=False), InOrder(plan, devices, barriers=True))
-        ]
+        clock = SimulatedClock()
+        searcher = ThroughSearcher(plan, seconds, devices, clock)
+        ratios = [simulate(searcher, seconds, devices, clock).makespan / bound]
+        for barriers in (False, True):
+            order = InOrder(plan, devices, barriers=barriers)
+            ratios.append(simulate(order, seconds, devices, SimulatedClock()).makespan / bound)
         which = "work" if device_seconds / devices > longest else "chain"
         spent = 1e6 * searcher.spent / len(plan.trials)
         print(f"{devices:>9}" + "".join(f"{ratio:>12.3f}" for ratio in ratios) + f"{which:>10}{spent:>20.1f}")
@@ -76,9 +77,10 @@ def table_1(workers: str) -> Plan:
 class ThroughSearcher:
     """The searcher as Tune asks it, and the seconds that it takes to answer."""
 
-    def __init__(self, plan: Plan, devices: int) -> None:
+    def __init__(self, plan: Plan, seconds: dict[str, float], devices: int, clock: SimulatedClock) -> None:
         self.plan, self.spent, self.asked = plan, 0.0, 0
-        self.searcher = GraphSearcher(Schedule(plan, lambda id: "done", devices), lambda trial: {"id": trial.id})
+        schedule = Schedule(plan, lambda id: "done", devices, seconds=lambda trial: seconds[trial.id], clock=clock)
+        self.searcher = GraphSearcher(schedule, lambda trial: {"id": trial.id})
         self.names: dict[str, str] = {}
 
     def next(self) -> PlannedTrial | Literal["wait", "end"]:

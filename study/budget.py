@@ -6,40 +6,31 @@ import math
 import time
 from collections.abc import Callable
 
-from reports.storage import Storage
-from study.config import Execution
-from study.estimate import throughput_here
+from study.expectation import Expectation
 from study.plan import PlannedTrial
-
-
-def make_budget(execution: Execution, storage: Storage, hours: float | None) -> Budget | None:
-    """The budget of a launch that was given one; trials finished in this storage predict what others will take."""
-    return None if hours is None else Budget(hours, execution.per_worker, throughput_here(execution, storage).seconds)
 
 
 class Budget:
     """What a launch may spend, in hours of devices, has spent, and has promised to trials that run.
 
-    A worker's devices are its GPUs, or one without any. `seconds` predicts a trial's device-seconds, all its workers'
-    together; where it is NaN, trials of the same architecture that this launch has finished tell, else any; where
-    nothing tells, a trial is started as long as anything is left. A trial that runs is expected to take what was
-    predicted, or what it has taken, whichever is more: if predictions hold, the budget does.
+    A worker's devices are its GPUs, or one without any. Where nothing tells what a trial takes, it is started as long
+    as anything is left. A trial that runs is expected to take what was predicted, or what it has taken, whichever is
+    more: if predictions hold, the budget does.
     """
 
     def __init__(
         self,
         hours: float,
         per_worker: dict[str, float],
-        seconds: Callable[[PlannedTrial], float],
+        expectation: Expectation,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not hours > 0:
             raise ValueError(f"a budget of {hours:g} GPU hours pays for nothing; expected more than 0")
         self.hours = hours
         self.spent_by_ended = 0.0  # device-seconds
-        self._devices, self._seconds, self._clock = per_worker.get("GPU", 1.0), seconds, clock
+        self._devices, self._expectation, self._clock = per_worker.get("GPU", 1.0), expectation, clock
         self._running: dict[str, tuple[PlannedTrial, float]] = {}  # with the time of its start
-        self._finished: dict[str, tuple[float, float]] = {}  # device-seconds and FLOPs by architecture; "": all
 
     def may_start(self, trial: PlannedTrial) -> bool:
         """Whether a trial can be expected to end within the budget."""
@@ -57,14 +48,8 @@ class Budget:
         What it waited for a node is not in its record, and what it took in earlier launches was not spent by this one.
         """
         taken = self._taken(id)
-        trial, _ = self._running.pop(id)
-        if device_seconds is None:
-            self.spent_by_ended += taken
-            return
-        self.spent_by_ended += min(taken, device_seconds * self._devices)
-        for key in (trial.spec.architecture, ""):
-            seconds, flops = self._finished.get(key, (0.0, 0.0))
-            self._finished[key] = seconds + device_seconds, flops + trial.train_flops
+        del self._running[id]
+        self.spent_by_ended += taken if device_seconds is None else min(taken, device_seconds * self._devices)
 
     @property
     def spent_hours(self) -> float:
@@ -84,8 +69,4 @@ class Budget:
 
     def _expected(self, trial: PlannedTrial) -> float:
         """Seconds of devices; NaN where nothing tells."""
-        expected = self._seconds(trial)
-        known = self._finished.get(trial.spec.architecture, self._finished.get(""))
-        if math.isnan(expected) and known is not None:
-            expected = trial.train_flops * known[0] / known[1]
-        return expected * self._devices
+        return self._expectation.device_seconds(trial) * self._devices

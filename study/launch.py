@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,12 +9,13 @@ from typing import Any
 
 from reports.records import Failure, read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
-from study.budget import Budget, make_budget
+from study.budget import Budget
 from study.capacity import node_types, room_for_workers, worker_slots
-from study.cluster import check_storage_is_shared, git_state, ray_cluster
+from study.cluster import check_storage_is_shared, ray_cluster
 from study.config import Study
 from study.estimate import throughput_here
 from study.evidence import StoredEvidence
+from study.expectation import Expectation
 from study.failures import failed_for_good, note_death
 from study.growth import Growth
 from study.images import ShardedImages, check_source, find_images, make_images
@@ -26,6 +25,7 @@ from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, pl
 from study.schedule import Ending, Schedule, State
 from study.throughput import Throughput
 from study.trial import canonical_json
+from study.tuner import run_schedule
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,10 @@ def run_study(
     if room < 1:
         display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")
     failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
-    budget = make_budget(study.execution, storage, wishes.budget_gpu_hours)
-    schedule = make_schedule(growth, storage, wishes, failed, max_workers, budget)
+    expectation = Expectation(throughput.seconds)
+    hours, per_worker = wishes.budget_gpu_hours, study.execution.per_worker
+    budget = None if hours is None else Budget(hours, per_worker, expectation)
+    schedule = make_schedule(growth, storage, wishes, failed, max_workers, expectation, budget)
     for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
     run_schedule(schedule, growth, storage, images, display, launched_at, throughput, budget, grows=bool(types))
@@ -191,9 +193,10 @@ def make_schedule(
     wishes: Wishes,
     given_up: Collection[str],
     max_workers: int,
+    expectation: Expectation,
     budget: Budget | None = None,
 ) -> Schedule:
-    """The schedule of what is wanted, which grows by what becomes known."""
+    """The schedule of what is wanted, which grows by what becomes known; `expectation` learns from what has ended."""
 
     def grow(changed: list[tuple[str, State]]) -> list[PlannedTrial]:
         new = growth.after(changed)
@@ -204,12 +207,16 @@ def make_schedule(
 
     def ending(id: str) -> Ending:
         state = how_it_ended(storage, growth, id)
+        taken = read_record(storage, id).cost.device_seconds if state == "done" else None
+        if taken is not None:
+            expectation.learn(schedule.trials[id], taken)
         if budget is not None:
-            budget.ended(id, read_record(storage, id).cost.device_seconds if state == "done" else None)
+            budget.ended(id, taken)
         return state
 
     plan = growth.plan.part(wanted_trials(growth.plan, wishes))
-    schedule = Schedule(plan, ending, max_workers, grow, given_up, growth.evidence.done)
+    finished = growth.evidence.done
+    schedule = Schedule(plan, ending, max_workers, grow, given_up, finished, expectation.wall_seconds)
     if budget is not None:
         schedule.may_start = budget.may_start
     return schedule
@@ -220,109 +227,3 @@ def how_it_ended(storage: Storage, growth: Growth, id: str) -> Ending:
     if storage.exists("records", f"{id}.json"):
         return "done"
     return "pruned" if growth.evidence.is_pruned(id) else "failed"
-
-
-def run_schedule(
-    schedule: Schedule,
-    growth: Growth,
-    storage: Storage,
-    images: ShardedImages,
-    display: Any,
-    launched_at: datetime,
-    throughput: Throughput,
-    budget: Budget | None,
-    *,
-    grows: bool,
-) -> None:
-    """Run the trials of a schedule as trials of one Ray Tune run.
-
-    On a cluster that `grows` no process is kept for the next trial: it would keep its node, too.
-    """
-    from ray import tune
-
-    from study.display import OnStep
-    from study.execute import run_trial
-    from study.gang import booked_by_trial
-    from study.reporting import REFRESH_SECONDS, refreshing
-    from study.searcher import GraphSearcher
-
-    study, (commit, dirty) = growth.plan.study, git_state()
-
-    def make_config(trial: PlannedTrial) -> dict[str, Any]:
-        growth.evidence.forget_mark(trial.id)
-        if budget is not None:
-            budget.started(trial)
-        job = _job(trial, study, storage, images, commit, dirty)
-        decisions, expected = growth.expansion.decisions.get(trial.id, ()), throughput.seconds(trial)
-        more = {
-            "selections": [decision.plain() for decision in decisions],
-            "rungs": growth.rungs(trial.id),
-            "launched_at": launched_at.isoformat(),
-            "preemption_retries": study.execution.preemption_retries,
-            "planned_device_seconds": None if math.isnan(expected) else expected,
-        }
-        return {"job": {**job, **more}}
-
-    def judge(id: str, result: dict[str, Any]) -> None:
-        if growth.prune(id, result["rung"], result["dev_top1"]):
-            growth.evidence.mark_pruned(id)
-
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([booked_by_trial(study.execution.per_worker, config["job"]["workers"])])
-
-    with (
-        tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
-        display.following(schedule, storage) as callback,
-        refreshing(growth.plan, storage) as report,
-    ):
-        refresh = OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)
-        tuner = tune.Tuner(
-            tune.with_resources(run_trial, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=GraphSearcher(schedule, make_config, judge),
-                num_samples=-1,  # until the schedule says that it is at its end
-                max_concurrent_trials=schedule.max_workers,
-                metric="finished",
-                mode="max",
-                reuse_actors=not grows,
-            ),
-            run_config=tune.RunConfig(
-                name="study",
-                storage_path=scratch,  # trials report no files, so only this process writes there
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=study.execution.preemption_retries),
-                callbacks=[callback, refresh],
-            ),
-        )
-        tuner.fit()
-
-
-def ended(schedule: Schedule) -> int:
-    """Trials that are done, failed or skipped."""
-    return sum(state not in ("waiting", "running") for state in schedule.states.values())
-
-
-def _job(
-    trial: PlannedTrial, study: Study, storage: Storage, images: ShardedImages, commit: str, dirty: bool
-) -> dict[str, Any]:
-    """A trial's job as plain JSON types; `execute.Job` types it again on the other side."""
-    fraction = trial.spec.labels_read
-    return {
-        "id": trial.id,
-        "study": study.name,
-        "trial": trial.spec.plain(),
-        "storage": storage.root,
-        "shards": images.shards,
-        "workers": trial.workers,
-        "per_worker": dict(study.execution.per_worker),
-        "tf32": study.execution.tf32,
-        "channels_last": study.execution.channels_last,
-        "min_effective_rank": study.execution.min_effective_rank,
-        "checkpoint_seconds": study.execution.checkpoint_seconds,
-        "steps": trial.steps,
-        "fingerprint": images.manifest.fingerprint,
-        "subset_hash": None if fraction is None else images.subset_hash(fraction),
-        "train_flops": float(trial.train_flops),
-        "commit": commit,
-        "dirty": dirty,
-    }

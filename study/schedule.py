@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
@@ -12,6 +14,9 @@ from study.plan import Plan, PlannedTrial
 State = Literal["waiting", "running", "done", "pruned", "failed", "skipped"]
 Ending = Literal["done", "pruned", "failed"]
 Grow = Callable[[list[tuple[str, State]]], list[PlannedTrial]]
+
+LOOK_BEHIND = 100
+"""So many of the trials behind one that waits for its workers are considered for what is free meanwhile."""
 
 
 class Schedule:
@@ -32,11 +37,16 @@ class Schedule:
         grow: Grow | None = None,
         given_up: Collection[str] = (),
         finished: Collection[str] = (),
+        seconds: Callable[[PlannedTrial], float] = lambda trial: math.nan,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ending = ending
         self.max_workers = max_workers
         self.grow = grow
         self.finished = finished
+        self.seconds = seconds
+        self.clock = clock
+        self.ends: dict[str, float] = {}  # when each of the running trials is expected to end, NaN: unknown
         self.may_start: Callable[[PlannedTrial], bool] = lambda trial: True
         self.trials: dict[str, PlannedTrial] = {}
         self.states: dict[str, State] = {}
@@ -64,18 +74,48 @@ class Schedule:
         if not self.ready:
             growing = self.grow is not None and self.workers_in_flight > 0
             return "wait" if self.waiting or growing else "end"
-        trial = self.trials[self.ready[0][-1]]
-        if trial.workers > self.max_workers - self.workers_in_flight:
-            return "wait"  # for its gang of workers; smaller trials behind it would starve it for ever
-        heapq.heappop(self.ready)
+        first = self.trials[self.ready[0][-1]]
+        free = self.max_workers - self.workers_in_flight
+        if first.workers <= free:
+            heapq.heappop(self.ready)
+            return self._start(first)
+        entry = self._next_beside(first, free)
+        if entry is None:
+            return "wait"
+        self.ready.remove(entry)
+        heapq.heapify(self.ready)
+        return self._start(self.trials[entry[-1]])
+
+    def _next_beside(self, gang: PlannedTrial, free: int) -> tuple[float, int, str] | None:
+        """The first trial that fits and does not delay one that waits until more workers are free."""
+        if free == 0:
+            return None
+        now = start = self.clock()  # `start` becomes when the gang can start, `spare` how many are free beside it then
+        spare = free - gang.workers
+        for end, workers in sorted(
+            (end if end > now else now, self.trials[id].workers) for id, end in self.ends.items()
+        ):
+            if spare >= 0 and end > start:
+                break
+            start, spare = end, spare + workers
+        for entry in heapq.nsmallest(LOOK_BEHIND, self.ready):
+            trial = self.trials[entry[-1]]
+            harmless = trial.workers <= spare or now + self.seconds(trial) <= start
+            if trial.workers <= free and harmless and self.may_start(trial):
+                return entry
+        return None
+
+    def _start(self, trial: PlannedTrial) -> PlannedTrial:
         self._change(trial.id, "running")
         self.workers_in_flight += trial.workers
+        self.ends[trial.id] = self.clock() + self.seconds(trial)
         return trial
 
     def ended(self, id: str) -> None:
         """A trial has ended, well or not: what waits for it may start, or is skipped."""
         assert self.states[id] == "running", f"{id} ended and is {self.states[id]}"
         self.workers_in_flight -= self.trials[id].workers
+        del self.ends[id]
         self._change(id, self.ending(id))
         changed: list[tuple[str, State]] = [(id, self.states[id])]
         if self.states[id] == "done":

@@ -40,12 +40,23 @@ class Simulation:
     busy: float
 
 
-def simulate(order: Order, seconds: Mapping[str, float], devices: int) -> Simulation:
+class SimulatedClock:
+    """The time of a simulation, in seconds from the launch."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def simulate(order: Order, seconds: Mapping[str, float], devices: int, clock: SimulatedClock) -> Simulation:
     """Ask `order` for trials as Tune does, whenever a trial has ended; `seconds` are each trial's, from start to end.
 
-    A trial holds as many devices as it has workers. Time passes only in trials: starting them takes none.
+    A trial holds as many devices as it has workers. Time passes only in trials: starting them takes none. `clock` is
+    what `order` sees of it.
     """
-    now, held, free = 0.0, 0.0, devices
+    held, free = 0.0, devices
     running: list[tuple[float, str, int]] = []  # a heap: end, id, workers
     runs: dict[str, Run] = {}
     while True:
@@ -53,18 +64,18 @@ def simulate(order: Order, seconds: Mapping[str, float], devices: int) -> Simula
         if not isinstance(found, str):
             assert found.workers <= free, f"{found.id} was started with {free} of its {found.workers} devices free"
             free -= found.workers
-            runs[found.id] = Run(now, now + seconds[found.id])
+            runs[found.id] = Run(clock.now, clock.now + seconds[found.id])
             held += found.workers * seconds[found.id]
             heapq.heappush(running, (runs[found.id].end, found.id, found.workers))
         elif running:
-            now = running[0][0]
-            while running and running[0][0] == now:  # all that end together, before the next is chosen
+            clock.now = running[0][0]
+            while running and running[0][0] == clock.now:  # all that end together, before the next is chosen
                 _, id, workers = heapq.heappop(running)
                 free += workers
                 order.ended(id)
         else:
             assert found == "end", "nothing runs, and yet the next trial waits"
-            return Simulation(runs, now, held / (now * devices) if now else 0.0)
+            return Simulation(runs, clock.now, held / (clock.now * devices) if clock.now else 0.0)
 
 
 def simulate_plan(plan: Plan, seconds: Mapping[str, float], devices: int) -> Simulation:
@@ -79,7 +90,9 @@ def simulate_plan(plan: Plan, seconds: Mapping[str, float], devices: int) -> Sim
             f"{widest.id} has {widest.workers} workers, more than {devices} device{'s' if devices > 1 else ''}; "
             "give more with --devices, or lower execution.workers"
         )
-    return simulate(Schedule(plan, lambda id: "done", devices), seconds, devices)
+    clock = SimulatedClock()
+    schedule = Schedule(plan, lambda id: "done", devices, seconds=lambda trial: seconds[trial.id], clock=clock)
+    return simulate(schedule, seconds, devices, clock)
 
 
 def critical_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[list[str], float]:

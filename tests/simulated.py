@@ -16,6 +16,7 @@ from studies import tiny, tiny_study
 from study.adaptive import RUNGS
 from study.config import Study
 from study.evidence import StoredEvidence
+from study.expectation import Expectation
 from study.failures import failed_for_good, note_error
 from study.growth import Growth
 from study.launch import Wishes, make_schedule
@@ -104,7 +105,7 @@ def simulate(
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
     growth = Growth(study, ExpectedImages.of(study), evidence, lambda trial: seconds)
     given_up = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
-    launch = Simulated(growth, make_schedule(growth, storage, wishes, given_up, slots))
+    launch = Simulated(growth, make_schedule(growth, storage, wishes, given_up, slots, Expectation()))
     running: list[tuple[PlannedTrial, int]] = []
     while True:
         running += _starts(launch)

@@ -10,6 +10,7 @@ import pytest
 
 from studies import tiny_study
 from study.budget import Budget
+from study.expectation import Expectation
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.schedule import Schedule
 
@@ -27,7 +28,8 @@ class Run:
 
     def __init__(self, plan: Plan, hours: float, takes: Hours, expects: Hours, slots: int = 2, gpus: float = 1) -> None:
         self.now = 0.0  # in hours
-        self.budget = Budget(hours, {"GPU": gpus}, lambda trial: expects(trial) * HOUR, lambda: self.now * HOUR)
+        self.expectation = Expectation(lambda trial: expects(trial) * HOUR)
+        self.budget = Budget(hours, {"GPU": gpus}, self.expectation, lambda: self.now * HOUR)
         self.schedule = Schedule(plan, lambda id: "done", slots)
         self.schedule.may_start = self.budget.may_start
         self.started: list[str] = []
@@ -43,6 +45,7 @@ class Run:
                 continue
             running.sort(key=lambda pair: pair[0])
             self.now, trial = running.pop(0)
+            self.expectation.learn(trial, takes(trial) * HOUR)
             self.budget.ended(trial.id, takes(trial) * HOUR)
             self.schedule.ended(trial.id)
         for self.now, trial in sorted(running, key=lambda pair: pair[0]):
@@ -99,4 +102,21 @@ def test_summary_says_what_was_spent_and_left_undone() -> None:
 @pytest.mark.parametrize("hours", [0.0, -1.0, math.nan])
 def test_budget_of_nothing_is_refused(hours: float) -> None:
     with pytest.raises(ValueError, match="pays for nothing"):
-        Budget(hours, {}, lambda trial: 1.0)
+        Budget(hours, {}, Expectation())
+
+
+def test_trials_are_expected_to_take_what_was_predicted_else_what_their_like_took() -> None:
+    plan = a_plan(execution={"workers": {"default": 1, "r10": 2}, "per_worker": {"CPU": 1}})
+    small, big = (
+        next(one for one in plan.trials.values() if one.spec.architecture == name) for name in ("r10w0.0625", "r10")
+    )
+    expectation = Expectation()
+    assert math.isnan(expectation.device_seconds(big))
+    expectation.learn(small, 100.0)
+    rate = 100.0 / small.train_flops
+    assert expectation.device_seconds(big) == pytest.approx(big.train_flops * rate)
+    assert expectation.wall_seconds(big) == pytest.approx(big.train_flops * rate / 2)
+    expectation.learn(big, 7.0)
+    assert expectation.device_seconds(big) == pytest.approx(7.0)
+    assert expectation.device_seconds(small) == pytest.approx(100.0)
+    assert Expectation(lambda trial: 5.0).device_seconds(big) == 5.0
