@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from study.kubernetes import autoscaling_config
 from study.plan import Plan
 
 CONFIG_ARGUMENT = "--autoscaling-config="
@@ -39,23 +41,26 @@ def room_for_workers(per_worker: dict[str, float]) -> int:
     return sum(workers_that_fit(node, per_worker) for node in nodes)
 
 
-def node_types() -> list[NodeType]:
+def node_types(say: Callable[[str], object], root: Path = Path("/")) -> list[NodeType]:
     """Types of nodes that this cluster's autoscaler may start; empty without one, or where its settings are elsewhere.
 
-    The settings are those of the autoscaler that runs on this machine, which is a cluster's head: Ray itself has no
-    question that tells them.
+    The settings are those of the autoscaler that runs on this machine or in this pod, which is a cluster's head: Ray
+    itself has no question that tells them. `root` is the machine's file system; `say` is told why they are not known.
+
+    Raises:
+        ValueError: settings of which Ray's autoscaler cannot make node types.
     """
-    for arguments in _command_lines(Path("/proc")):
+    for arguments in _command_lines(root / "proc"):
         for argument in arguments:
             if argument.startswith(CONFIG_ARGUMENT):
                 path = Path(argument.removeprefix(CONFIG_ARGUMENT)).expanduser()
                 if path.is_file():
                     return parse_node_types(yaml.safe_load(path.read_text()))
-    return []
+    return parse_node_types(autoscaling_config(say, root))
 
 
 def parse_node_types(config: dict[str, Any]) -> list[NodeType]:
-    """The node types of a cluster's YAML file, without the head's."""
+    """The node types of a cluster's YAML file, without the head's; none of an empty one."""
     most, head = int(config.get("max_workers", 2)), config.get("head_node_type")
     found = []
     for name, node_type in (config.get("available_node_types") or {}).items():

@@ -167,7 +167,7 @@ def run_study(
     growth = Growth(study, images, evidence, throughput.seconds)
     check_records(growth.plan, storage, images)
     room = room_for_workers(study.execution.per_worker)
-    types = node_types() if may_grow else []
+    types = node_types(display.say) if may_grow else []
     max_workers = worker_slots(growth.plan, room, types, may_grow=may_grow)
     if room < 1:
         display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")

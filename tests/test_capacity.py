@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from studies import tiny_study
-from study.capacity import NodeType, parse_node_types, worker_slots, workers_that_fit
+from study.capacity import NodeType, node_types, parse_node_types, worker_slots, workers_that_fit
 from study.plan import ExpectedImages, Plan, make_plan
 
 ONE = NodeType("one_gpu_spot", {"CPU": 8.0, "GPU": 1.0}, 4)
@@ -52,6 +52,17 @@ def test_node_types_are_those_of_the_cluster_file_without_its_head() -> None:
     )
     assert [(one.name, one.max_nodes) for one in types] == [("one", 4), ("many", 6), ("any", 6)]
     assert types[0].resources == {"CPU": 8.0, "GPU": 1.0}
+
+
+def test_node_types_are_those_of_the_autoscaler_that_runs_on_this_machine(tmp_path: Path) -> None:
+    settings = tmp_path / "ray_bootstrap_config.yaml"
+    settings.write_text(yaml.safe_dump({"available_node_types": {"one": {"resources": {"GPU": 1}, "max_workers": 1}}}))
+    for pid, command in {"7": "sleep 60", "8": f"python monitor.py --autoscaling-config={settings}"}.items():
+        (tmp_path / "proc" / pid).mkdir(parents=True)
+        (tmp_path / "proc" / pid / "cmdline").write_bytes(command.replace(" ", "\0").encode())
+    said: list[str] = []
+    assert node_types(said.append, tmp_path) == [NodeType("one", {"GPU": 1.0}, 1)]
+    assert node_types(said.append, tmp_path / "elsewhere") == [] and said == []
 
 
 def test_shipped_cluster_has_room_for_the_widest_trials() -> None:

@@ -194,7 +194,7 @@ def main() -> None:
         "lost": lost,
         "said": text,
     }
-    print(json.dumps(seen | {"node types": [str(node_type) for node_type in node_types()]}))
+    print(json.dumps(seen | {"node types": [str(node_type) for node_type in node_types(sys.stderr.write)]}))
 
 
 def watch(observed: Observed, launch: subprocess.Popen[Any], loss: str) -> tuple[str, str] | None:
