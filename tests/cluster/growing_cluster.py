@@ -20,7 +20,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import yaml
@@ -119,6 +119,15 @@ def trainers() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and "trainer" in node["Resources"]]
 
 
+def kill_head() -> None:
+    """All of this machine's processes but this one and its parents: Ray, its nodes and the launch are gone at once."""
+    spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        if process.pid not in spared:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 def kill_node(node: str) -> None:
     """What a power cut does: the node's processes are gone at once."""
     for process in psutil.process_iter(["cmdline"]):
@@ -132,86 +141,105 @@ def kill_node(node: str) -> None:
 
 
 class Observed:
-    """What a launch on the cluster was seen to do."""
+    """What a launch on the cluster was seen to do; `events` are seconds and what was seen then."""
 
     def __init__(self, storage: Path) -> None:
         self.storage = storage
         self.started = time.monotonic()
-        self.nodes: list[int] = []
-        self.seconds: dict[str, float] = {}
+        self.events: list[tuple[float, str]] = []
+        self.nodes = -1
 
     def sample(self) -> None:
         """Note the number of nodes that train, if it has changed."""
-        assert time.monotonic() - self.started < DEADLINE_SECONDS, f"not over after {DEADLINE_SECONDS} s: {self.nodes}"
-        count = len(trainers())
-        if not self.nodes or self.nodes[-1] != count:
-            self.nodes.append(count)
+        assert time.monotonic() - self.started < DEADLINE_SECONDS, f"not over after {DEADLINE_SECONDS} s: {self.events}"
+        if self.nodes != (count := len(trainers())):
+            self.nodes = count
             self.note(f"{count} nodes")
         time.sleep(0.2)
 
     def note(self, event: str) -> None:
-        self.seconds.setdefault(event, round(time.monotonic() - self.started, 1))
+        self.events.append((round(time.monotonic() - self.started, 1), event))
 
     def pretraining(self, begun: str) -> tuple[str, str] | None:
-        """Id and node of a pretraining that is far from its end and has a file of this name beside its progress."""
-        for file in self.storage.glob(f"checkpoints/pretrain-*/{begun}"):
+        """Id and node of the pretraining that is farthest from its end, if `begun` is beside the progress of each."""
+        found = []
+        for file in self.storage.glob("checkpoints/pretrain-*/progress.json"):
             with suppress(OSError, ValueError):
-                progress = json.loads((file.parent / "progress.json").read_text())
-                if progress["share"] < 0.7:
-                    return file.parent.name, progress["node"]
-        return None
+                progress = json.loads(file.read_text())
+                found.append((progress["share"], file.parent.name, progress["node"]))
+                if not (file.parent / begun).exists():
+                    return None
+        return min(found)[1:] if found and min(found)[0] < 0.7 else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("study")
     parser.add_argument("storage")
-    parser.add_argument("--loss", choices=["kill", "drain"], required=True)
+    parser.add_argument("--loss", choices=["kill", "drain", "head"], required=True)
     options = parser.parse_args()
     private_machine()
-    import ray
-
-    from study.capacity import node_types
-
-    start_head({"trainer": {"resources": {"CPU": 1, "trainer": 1, **MEMORY}, "node_config": {}, "max_workers": 2}})
-    ray.init("auto", log_to_driver=False, logging_level="ERROR")
-    launch = [sys.executable, "-m", "study", "launch", options.study, "--storage", options.storage, "--address", "auto"]
+    start_cluster()
     observed = Observed(Path(options.storage))
     observed.sample()
+    launch = [sys.executable, "-m", "study", "launch", options.study, "--storage", options.storage, "--address", "auto"]
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(launch, stdout=said, stderr=subprocess.STDOUT)
         try:
-            lost = watch(observed, process, options.loss)
+            lost, code = watch(observed, launch, options.loss, said)
         finally:
-            process.kill()
             said.seek(0)
             text = said.read()
             sys.stderr.write(text)
-    seen = {
-        "nodes": observed.nodes,
-        "seconds": observed.seconds,
-        "exit": process.returncode,
-        "lost": lost,
-        "said": text,
-    }
+    from study.capacity import node_types
+
+    seen = {"events": observed.events, "exit": code, "lost": lost, "said": text}
     print(json.dumps(seen | {"node types": [str(node_type) for node_type in node_types(sys.stderr.write)]}))
 
 
-def watch(observed: Observed, launch: subprocess.Popen[Any], loss: str) -> tuple[str, str] | None:
-    """Take a node away while both train, then wait for the launch and for the nodes to be given back."""
+def start_cluster() -> None:
+    import ray
+
+    start_head({"trainer": {"resources": {"CPU": 1, "trainer": 1, **MEMORY}, "node_config": {}, "max_workers": 2}})
+    ray.init("auto", log_to_driver=False, logging_level="ERROR")
+
+
+def watch(observed: Observed, launch: list[str], loss: str, said: IO[str]) -> tuple[tuple[str, str] | None, int]:
+    """Launch, take a node or the head away while both nodes train, and wait for the launch and the last node's end.
+
+    Returns the trial and node that were lost, and the exit code of the (last) launch.
+    """
     lost = None
-    while launch.poll() is None:
-        observed.sample()
-        begun = "latest.pt" if loss == "kill" else "progress.json"
-        if lost is None and len(trainers()) == 2 and (found := observed.pretraining(begun)):
-            lost = found
-            observed.note("loss")
-            lose(loss, lost[1])
+    process = subprocess.Popen(launch, stdout=said, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            observed.sample()
+            begun = "progress.json" if loss == "drain" else "latest.pt"
+            if lost is None and observed.nodes == 2 and (found := observed.pretraining(begun)):
+                lost = found
+                observed.note("loss")
+                if loss != "head":
+                    lose(loss, lost[1])
+                    continue
+                replace_head()
+                process.wait()
+                observed.note("another head")
+                process = subprocess.Popen(launch, stdout=said, stderr=subprocess.STDOUT)
+    finally:
+        process.kill()
     observed.note("launch over")
     while trainers():
         observed.sample()
     observed.sample()
-    return lost
+    return lost, process.returncode
+
+
+def replace_head() -> None:
+    """All is gone at once, as in a power cut; then there is another head, which knows nothing of the first."""
+    import ray
+
+    ray.shutdown()
+    kill_head()
+    start_cluster()
 
 
 def lose(how: str, node: str) -> None:

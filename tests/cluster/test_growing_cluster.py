@@ -43,27 +43,47 @@ def observe(folder: Path, shards: str, loss: str, **changes: Any) -> tuple[dict[
     return json.loads(done.stdout.splitlines()[-1]), Storage(str(folder / "runs"))
 
 
+def in_order(expected: list[str], seen: dict[str, Any]) -> bool:
+    """Whether these events were seen in this order, whatever else was seen between them."""
+    events = iter([event for _, event in seen["events"]])
+    return all(one in events for one in expected)
+
+
+TWO_TRIALS_AT_ONCE = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.1]}
+
+
 def test_study_grows_the_cluster_survives_the_death_of_a_node_and_gives_the_nodes_back(
     shards: str, tmp_path: Path
 ) -> None:
-    grid = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.1]}
-    seen, storage = observe(tmp_path, shards, "kill", grid=grid)
+    """The trial that lost its node ends last: until then it has another one, and the idle one is given back."""
+    seen, storage = observe(tmp_path, shards, "kill", grid=TWO_TRIALS_AT_ONCE)
     assert seen["exit"] == 0, seen["said"]
-    assert seen["nodes"][0] == 0 and max(seen["nodes"]) == 2 and seen["nodes"][-1] == 0
+    growing, shrinking = ["0 nodes", "2 nodes", "loss", "1 nodes"], ["2 nodes", "1 nodes", "launch over", "0 nodes"]
+    assert in_order([*growing, *shrinking], seen), seen["events"]
     records, problems = read_records(storage)
     assert len(records) == 4 and not problems and read_failures(storage) == ([], [])
     sessions = {record.id: record.cost.sessions for record in records if record.spec.stage == "pretrain"}
-    assert sessions[seen["lost"][0]] == 2, "the trial did not go on from its checkpoint"
+    assert sessions.pop(seen["lost"][0]) == 2, "the trial did not go on from its checkpoint"
+    assert set(sessions.values()) == {1}, "the other trial was disturbed"
     assert seen["node types"] == ["trainer ({CPU: 1, object_store_memory: 1e+08, trainer: 1}, at most 2)"]
+
+
+def test_launch_on_another_head_goes_on_where_the_first_was_killed(shards: str, tmp_path: Path) -> None:
+    seen, storage = observe(tmp_path, shards, "head", grid=TWO_TRIALS_AT_ONCE)
+    assert seen["exit"] == 0, seen["said"]
+    assert in_order(["2 nodes", "loss", "another head", "2 nodes", "launch over", "0 nodes"], seen), seen["events"]
+    records, problems = read_records(storage)
+    assert len(records) == 4 and not problems and read_failures(storage) == ([], [])
+    assert {record.cost.sessions for record in records if record.spec.stage == "pretrain"} == {2}
 
 
 def test_workers_that_are_told_of_their_end_save_at_once_and_go_on_elsewhere(shards: str, tmp_path: Path) -> None:
     """Two workers on two nodes; nothing but the notice makes a checkpoint."""
     seen, storage = observe(tmp_path, shards, "drain", execution={"workers": 2, "checkpoint_seconds": 1000})
     assert seen["exit"] == 0, seen["said"]
+    assert in_order(["2 nodes", "loss", "launch over", "0 nodes"], seen), seen["events"]
     records, problems = read_records(storage)
     assert not problems and read_failures(storage) == ([], [])
     [pretraining] = [record for record in records if record.spec.stage == "pretrain"]
     assert pretraining.id == seen["lost"][0] and pretraining.cost.sessions == 2
     assert pretraining.resources is not None and pretraining.resources.workers == 2
-    assert seen["nodes"][-1] == 0
