@@ -171,9 +171,11 @@ def main() -> None:
     private_machine()
     import ray
 
-    from study.capacity import node_types
+    from study.capacity import PRICE_LABEL, node_types
 
-    start_head({"trainer": {"resources": {"CPU": 1, "trainer": 1, **MEMORY}, "node_config": {}, "max_workers": 2}})
+    trainer = {"CPU": 1, "trainer": 1, **MEMORY}
+    labels = {PRICE_LABEL: "small-spot"}
+    start_head({"trainer": {"resources": trainer, "labels": labels, "node_config": {}, "max_workers": 2}})
     ray.init("auto", log_to_driver=False, logging_level="ERROR")
     launch = [sys.executable, "-m", "study", "launch", options.study, "--storage", options.storage, "--address", "auto"]
     observed = Observed(Path(options.storage))
