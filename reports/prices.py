@@ -177,7 +177,7 @@ def money_text(amount: float) -> str:
     """An amount of money: 1,234.50, or two digits of less than one; unknown for NaN."""
     if math.isnan(amount):
         return "unknown"
-    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
+    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:#.2g}"
 
 
 def _of_device(device: str, prices: Prices) -> float:

@@ -159,9 +159,14 @@ def money(cost: Money, prices: Prices) -> str:
     unpriced = f"; no price is known of {', '.join(cost.unpriced)}" if cost.unpriced else ""
     if cost.unpriced_nodes:
         nodes = ", ".join(cost.unpriced_nodes)
-        unpriced += f"; no price is known of node types {nodes}, so that their trials are priced by device"
+        unpriced += f"; nodes of type {nodes} have no price for such devices, so that their trials are priced by device"
     rows = [
-        [f"{one.type}, each of {one.devices}", f"{one.per_hour / one.devices:g}", one.date, one.source]
+        [
+            one.type if one.devices == 1 else f"{one.type}, each of {one.devices}",
+            f"{one.per_hour / one.devices:g}",
+            one.date,
+            one.source,
+        ]
         for one in cost.nodes
     ]
     rows += [[one.pattern, f"{one.per_device_hour:g}", one.date, one.source] for one in prices.devices]
@@ -173,10 +178,11 @@ def money(cost: Money, prices: Prices) -> str:
 
 
 def trial_rows(trials: pd.DataFrame) -> dict[str, Any]:
-    """`Results.table` as plain JSON: columns (name, number, digits) and rows; columns without a value, and a group that
-    is the only one, are left out."""
-    told = {"id", "stage", "architecture"} | ({"group"} if trials["group"].nunique() > 1 else set())
-    names = [name for name in TRIAL_COLUMNS if name in told or (name != "group" and trials[name].notna().any())]
+    """`Results.table` as plain JSON: columns (name, number, digits) and rows; columns without a value, and a group or
+    study that is the only one, are left out."""
+    single = {name for name in ("group", "study") if trials[name].nunique() == 1}
+    told = {"id", "stage", "architecture"}
+    names = [name for name in TRIAL_COLUMNS if name in told or (name not in single and trials[name].notna().any())]
     columns = []
     values = []
     for name in names:

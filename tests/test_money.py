@@ -92,14 +92,14 @@ def test_planned_and_actual_money_are_at_the_price_of_what_ran() -> None:
     html = sections.planned(trials(RECORDS), found)
     assert "planned (EUR)" in html and "actual (EUR)" in html
     assert ["supervised from scratch", "r18", "2", "4,500", "3,600", "0.80", "0.75", "1.05"] in rows(html)
-    assert ["spot", "3,600", "1,800", "0.50", "0.3", "0.15"] in rows(html)
+    assert ["spot", "3,600", "1,800", "0.50", "0.30", "0.15"] in rows(html)
 
 
 def test_part_of_a_sum_is_never_shown_as_the_sum() -> None:
     records = [SPOT, UNPRICED]
     html = sections.planned(trials(records), spent(records))
     assert ["all", "", "2", "5,400", "3,600", "0.67", "unknown", "unknown"] in rows(html)
-    assert ["spot", "3,600", "1,800", "0.50", "0.3", "0.15"] in rows(html)
+    assert ["spot", "3,600", "1,800", "0.50", "0.30", "0.15"] in rows(html)
     assert "EUR" not in sections.planned(trials([UNPRICED]), spent([UNPRICED]))
 
 
@@ -108,9 +108,9 @@ def test_report_names_what_has_no_price_and_the_prices_of_the_nodes() -> None:
     found = spent(records)
     assert found.unpriced == ("Abacus 9",) and found.unpriced_nodes == ("rack", "unheard-of")
     html = sections.money(found, PRICES)
-    assert "1.50 EUR for 3 of 4 trials; no price is known of Abacus 9; no price is known of node types" in html
-    assert "rack, unheard-of, so that their trials are priced by device" in html
-    assert ["one-spot, each of 1", "0.3", "2026-01", "own"] in rows(html) and "eight" not in html
+    assert "1.50 EUR for 3 of 4 trials; no price is known of Abacus 9; nodes of type rack" in html
+    assert "rack, unheard-of have no price for such devices, so that their trials are priced by device" in html
+    assert ["one-spot", "0.3", "2026-01", "own"] in rows(html) and "eight" not in html
 
 
 def test_table_of_trials_has_the_money_of_each() -> None:
