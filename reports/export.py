@@ -12,7 +12,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from reports.figures.style import IMAGE_WIDTH
-from reports.tables import TEXTS
 
 ImageFormat = Literal["png", "svg", "pdf"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -26,17 +25,18 @@ class ImageError(ValueError):
 
 
 def as_csv(trials: pd.DataFrame) -> bytes:
-    """`tables.trials` as CSV in UTF-8: a header, one line a trial, gaps empty, numbers with all their digits.
+    """A table of trials as CSV in UTF-8: a header, one line a trial, gaps empty, numbers with all their digits.
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    safe = {name: trials[name].str.replace(FORMULA, r"'\1", regex=True) for name in TEXTS}
+    texts = [name for name, kind in trials.dtypes.items() if kind == "string"]
+    safe = {str(name): trials[name].str.replace(FORMULA, r"'\1", regex=True) for name in texts}
     trials = trials.assign(**safe)
     return trials.to_csv(index=False, lineterminator="\n").encode()
 
 
 def as_parquet(trials: pd.DataFrame) -> bytes:
-    """`tables.trials` as Parquet, with the types of `tables.COLUMNS`; gaps are nulls."""
+    """A table of trials as Parquet, with the types of `tables.COLUMNS`; gaps are nulls."""
     buffer = io.BytesIO()
     trials.to_parquet(buffer, index=False)
     return buffer.getvalue()

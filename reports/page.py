@@ -172,7 +172,7 @@ def _trial_table(results: Results) -> str:
 
 
 def _provenance(group: Group) -> str:
-    spent = sections.cost(group.records) + sections.planned(group.all_trials)
+    spent = sections.cost(group.records) + sections.planned(group.all_trials, group.money)
     return sections.provenance(group.records) + spent + sections.money(group.money, group.prices)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from reports.records import Record
+from reports.records import Record, Resources
 
 DEFAULT = Path(__file__).parent / "prices.yaml"
 
@@ -45,8 +45,9 @@ class DevicePrice(Part):
 class NodePrice(Part):
     """Price of one node of a type for one hour.
 
-    `type` is what a user asks for; other terms of the same machine, such as spot, are another type. `devices` is how
-    many it has of `device`, a pattern as in `DevicePrice`; of a node without GPUs, "cpu" and its vCPUs.
+    `type` is what a user asks for and what nodes of a cluster are labelled with; other terms of the same machine, such
+    as spot, are another type. `devices` is how many it has of `device`, a pattern as in `DevicePrice`; of a node
+    without GPUs, "cpu" and its vCPUs.
     """
 
     type: str
@@ -87,18 +88,27 @@ class Prices(Part):
             )
         return found
 
+    def rented(self, used: Resources) -> NodePrice | None:
+        """The node type that a trial noted, if it is in the table and of the device that the trial had."""
+        found = next((one for one in self.nodes if one.type == used.node_type), None)
+        return found if found and fnmatchcase(used.device.lower(), found.device.lower()) else None
+
 
 @dataclass(frozen=True)
 class Money:
     """Cost of each trial in `currency`.
 
-    Columns of `trials`: id, money (of the trial itself), total_money (with all ancestors, each in full); NaN where a
-    price, a time or an ancestor is unknown. `unpriced` names the devices without a price.
+    Columns of `trials`: id, money (of the trial itself), planned_money (of the time that its launch had estimated, at
+    the same price), total_money (with all ancestors, each in full); NaN where a price, a time or an ancestor is
+    unknown. `unpriced` names the devices without a price, `nodes` are the node types whose prices counted, and
+    `unpriced_nodes` names those that trials noted but the table has not, or not with such a device.
     """
 
     currency: str
     trials: pd.DataFrame
     unpriced: tuple[str, ...]
+    nodes: tuple[NodePrice, ...]
+    unpriced_nodes: tuple[str, ...]
 
 
 def read_prices(path: str | Path = DEFAULT) -> Prices:
@@ -121,34 +131,59 @@ def read_prices(path: str | Path = DEFAULT) -> Prices:
         ) from error
 
 
-def worker_cores(records: Sequence[Record]) -> dict[str, float]:
-    """CPU cores of one worker of each trial that states them, by trial id."""
-    stated = ((record.id, record.resources) for record in records)
-    return {id: used.per_worker["CPU"] for id, used in stated if used is not None and "CPU" in used.per_worker}
+def resources_used(records: Sequence[Record]) -> dict[str, Resources]:
+    """What each trial that states it ran on, by trial id."""
+    return {record.id: record.resources for record in records if record.resources is not None}
 
 
-def money(trials: pd.DataFrame, prices: Prices, cores: Mapping[str, float]) -> Money:
-    """What each trial of a table cost; `cores` of a worker by trial id, as of `worker_cores`, price those on "cpu".
+def money(trials: pd.DataFrame, prices: Prices, used: Mapping[str, Resources]) -> Money:
+    """What each trial of a table cost; `used` by trial id, as of `resources_used`.
 
-    Workers that have a device are priced by the device alone: rented machines come with their cores.
+    A trial is priced by the node type that its record notes, that of rank 0 where it ended: of a trial over nodes of
+    several types, or one that went on elsewhere, this is an approximation. Where none is noted or the table lacks it,
+    its device's price counts.
     """
     ids: list[str] = trials["id"].tolist()
-    used = zip(ids, trials["device"].tolist(), trials["device_seconds"].tolist(), strict=True)
-    own = {id: hourly(device, prices, cores.get(id, math.nan)) * seconds / 3600 for id, device, seconds in used}
+    per_second = [hourly(used[id], prices) / 3600 if id in used else math.nan for id in ids]
+    own = dict(zip(ids, (trials["device_seconds"] * per_second).tolist(), strict=True))
     parents = dict(zip(ids, trials["parent"].tolist(), strict=True))
     totals = [_total(id, own, parents) for id in ids]
-    table = pd.DataFrame({"id": ids, "money": list(own.values()), "total_money": totals})
-    devices = sorted(set(trials["device"].dropna().tolist()))
-    unpriced = [device for device in devices if math.isnan(hourly(device, prices, 1.0))]
-    return Money(prices.currency, table, tuple(unpriced))
+    planned = trials["planned_device_seconds"] * per_second
+    table = pd.DataFrame(
+        {"id": ids, "money": list(own.values()), "planned_money": planned.tolist(), "total_money": totals}
+    )
+    shown = [used[id] for id in ids if id in used]
+    nodes = {node.type: node for one in shown if (node := prices.rented(one))}
+    by_device = [one for one in shown if not prices.rented(one)]
+    unpriced = {one.device for one in by_device if math.isnan(_of_device(one.device, prices))}
+    unpriced_nodes = {one.node_type for one in by_device if one.node_type}
+    sorted_nodes = tuple(nodes[name] for name in sorted(nodes))
+    return Money(prices.currency, table, tuple(sorted(unpriced)), sorted_nodes, tuple(sorted(unpriced_nodes)))
 
 
-def hourly(device: str, prices: Prices, cores: float) -> float:
-    """Price of one worker with a device, or "cpu" and so many cores, for one hour; NaN where it is unknown."""
-    if pd.isna(device):
-        return math.nan
+def hourly(used: Resources, prices: Prices) -> float:
+    """Price of one worker for one hour; NaN where it is unknown.
+
+    A worker pays for the GPUs that it asks for (1 where it does not say, as in `study.budget`) and has the cores of
+    rented machines with them, or on "cpu" for its cores: at its share of the noted node type's price, where the table
+    has that, else at the device's.
+    """
+    node = prices.rented(used)
+    each = node.per_hour / node.devices if node else _of_device(used.device, prices)
+    return each * (used.per_worker.get("CPU", math.nan) if used.device == "cpu" else used.per_worker.get("GPU", 1.0))
+
+
+def money_text(amount: float) -> str:
+    """An amount of money: 1,234.50, or two digits of less than one; unknown for NaN."""
+    if math.isnan(amount):
+        return "unknown"
+    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:#.2g}"
+
+
+def _of_device(device: str, prices: Prices) -> float:
+    """Price of one core or one GPU for one hour; NaN where the table has none."""
     if device == "cpu":
-        return prices.cpu.per_core_hour * cores if prices.cpu else math.nan
+        return prices.cpu.per_core_hour if prices.cpu else math.nan
     found = prices.of(device)
     return found.per_device_hour if found else math.nan
 

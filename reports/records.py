@@ -147,8 +147,9 @@ class ModelSize(Part):
 class Cost(Part):
     """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
-    Seconds and processes are null where a paper does not state them. `planned_device_seconds` is what the launch that
-    ended with this record had estimated (null: nothing told it, or an older record).
+    `device_seconds` are those of all workers, each counted once however many GPUs it has. Seconds and processes are
+    null where a paper does not state them. `planned_device_seconds` is what the launch that ended with this record had
+    estimated (null: nothing told it, or an older record).
     """
 
     wall_seconds: Amount | None
@@ -160,13 +161,18 @@ class Cost(Part):
 
 
 class Resources(Part):
-    """What a trial ran on, and the two choices of its execution that change the rounding (null: not noted)."""
+    """What a trial ran on, and the two choices of its execution that change the rounding (null: not noted).
+
+    `node_type` is the entry of the price table at which the node was rented, rank 0's where the trial ended (null: not
+    noted, as on machines without a label).
+    """
 
     workers: Count
     per_worker: dict[str, Amount]
     device: str
     tf32: bool | None = None
     channels_last: bool | None = None
+    node_type: str | None = None
 
 
 class DataUsed(Part):

@@ -13,7 +13,7 @@ from reports.efficiency import label_efficiency
 from reports.fits import Fit, Refusal, fits
 from reports.next_experiment import PlannedTrial, Suggestion, next_experiments
 from reports.pareto import candidates, fronts
-from reports.prices import Money, Prices, money, read_prices, worker_cores
+from reports.prices import Money, Prices, money, read_prices, resources_used
 from reports.records import Failure, Problem, Record
 from reports.tables import group_by_data, trials
 
@@ -55,7 +55,7 @@ class Group:
 
     @cached_property
     def money(self) -> Money:
-        return money(self.all_trials, self.prices, worker_cores(self.records))
+        return money(self.all_trials, self.prices, resources_used(self.records))
 
     @cached_property
     def fronts(self) -> pd.DataFrame:
@@ -126,8 +126,9 @@ class Results:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """`tables.trials` of all records; only rows of the same `group` (1, 2, ...) may be compared."""
-        return pd.concat([one.trials.assign(group=i + 1) for i, one in enumerate(self.groups)], ignore_index=True)
+        """`tables.trials` of all records, each with its cost, `money` in `currency` (NaN: unknown); only rows of the
+        same `group` (1, 2, ...) may be compared."""
+        return pd.concat([_with_money(one).assign(group=i + 1) for i, one in enumerate(self.groups)], ignore_index=True)
 
 
 def _group(records: Sequence[Record], suffix: str, title: str, prices: Prices) -> Group:
@@ -135,6 +136,12 @@ def _group(records: Sequence[Record], suffix: str, title: str, prices: Prices) -
     measuring = {record.id for record in records if record.spec.dev is not None}
     results = every[~every["id"].isin(measuring)].reset_index(drop=True) if measuring else every
     return Group(records, results, every, suffix, title, prices)
+
+
+def _with_money(group: Group) -> pd.DataFrame:
+    spent = group.money.trials.set_index("id")["money"]
+    currency = pd.array([group.prices.currency] * len(group.trials), dtype="string")
+    return group.trials.assign(money=spent.reindex(group.trials["id"]).array, currency=currency)
 
 
 def _data_title(record: Record) -> str:

@@ -14,7 +14,7 @@ from reports.figures.style import STAGES
 from reports.layouts import NUMBERS, table_rows
 from reports.markup import definitions, details, escape, in_paper, names, paragraph, table
 from reports.planned import estimated, planned_and_actual
-from reports.prices import Money, Prices
+from reports.prices import Money, Prices, money_text
 from reports.records import Failure, Problem, Record, Resources
 from reports.results import Results
 
@@ -38,10 +38,11 @@ TRIAL_COLUMNS: dict[str, tuple[str, str, int | None]] = {
     "loss": ("loss", "number", 4),
     "parameters": ("parameters", "number", None),
     "device_seconds": ("device seconds", "number", 1),
+    "money": ("money", "number", 4),
     "study": ("run for study", "text", None),
     "parent": ("parent", "text", None),
 }
-"""Column of `tables.trials` -> heading, kind and decimals in the table of all trials."""
+"""Column of `Results.table` -> heading, kind and decimals in the table of all trials."""
 
 
 def paper_tables(trials: pd.DataFrame) -> str:
@@ -109,45 +110,66 @@ def cost(records: Sequence[Record]) -> str:
     return table(head, [*rows, _cost_row("all", records)], caption, numbers=range(1, 7)) + definitions(stated)
 
 
-def planned(trials: pd.DataFrame) -> str:
-    """What trials took beside what their launches had estimated, by stage and architecture, and which were off most."""
-    known, every = estimated(trials), len(trials)
+def planned(trials: pd.DataFrame, cost: Money) -> str:
+    """What trials took, and cost where a price is known, beside what their launches had estimated, by stage and
+    architecture, and which were off most."""
+    known, every = estimated(trials, cost.trials), len(trials)
     if not len(known):
         return paragraph(
             "Planned and actual: no trial here has an estimate from its launch. One is made where a trial of the kind "
             "has finished before, or `plan --calibrate` has measured it.",
             "note",
         )
-    by_stage = planned_and_actual(trials)
+    by_stage = planned_and_actual(known)
     order = {stage: number for number, stage in enumerate(STAGES)}
+    priced = bool(known["money"].notna().any())
     rows = [
-        [STAGES[row["stage"]], row["architecture"], f"{row['trials']:,}", *_times(row["planned"], row["actual"])]
+        [STAGES[row["stage"]], row["architecture"], f"{row['trials']:,}", *_both(row, priced)]
         for row in sorted(by_stage.to_dict("records"), key=lambda row: order[row["stage"]])
     ]
-    total = float(by_stage["planned"].sum()), float(by_stage["actual"].sum())
-    rows.append(["all", "", f"{len(known):,}", *_times(*total)])
+    total = by_stage[["planned", "actual", "planned_money", "money"]].sum(skipna=False)
+    rows.append(["all", "", f"{len(known):,}", *_both(total.to_dict(), priced)])
     lacking = f"; the other {every - len(known):,} had no estimate" if len(known) < every else ""
-    caption = f"Planned and actual device-seconds of {len(known):,} of {every:,} trials{lacking}"
-    head = ["stage", "architecture", "trials", "planned", "actual", "actual / planned"]
-    worst = [
-        [row["id"], *_times(row["planned_device_seconds"], row["device_seconds"])]
-        for row in known.head(MOST_OFF).to_dict("records")
-    ]
-    off = table(["trial", *head[3:]], worst, "Those that were off most", numbers=(1, 2, 3))
-    return table(head, rows, caption, numbers=(2, 3, 4, 5)) + details(f"The {len(worst)} that were off most", off)
+    paid = ", and what these cost at the price of what each ran on" if priced else ""
+    caption = f"Planned and actual device-seconds of {len(known):,} of {every:,} trials{lacking}{paid}"
+    both = ["planned", "actual", "actual / planned"]
+    both += [f"planned ({cost.currency})", f"actual ({cost.currency})"] if priced else []
+    worst = known.head(MOST_OFF).rename(columns={"planned_device_seconds": "planned", "device_seconds": "actual"})
+    listed = [[row["id"], *_both(row, priced)] for row in worst.to_dict("records")]
+    off = table(["trial", *both], listed, "Those that were off most", numbers=range(1, 1 + len(both)))
+    head = ["stage", "architecture", "trials", *both]
+    return table(head, rows, caption, numbers=range(2, len(head))) + details(
+        f"The {len(listed)} that were off most", off
+    )
 
 
-def _times(planned: float, actual: float) -> list[str]:
-    return [f"{planned:,.3g}", f"{actual:,.3g}", f"{actual / planned:.2f}"]
+def _both(row: Mapping[Any, float], priced: bool) -> list[str]:
+    """Planned and actual seconds and their ratio, and what both cost if anything has a price."""
+    planned, actual = row["planned"], row["actual"]
+    times = [f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}" for seconds in (planned, actual)]
+    times.append(f"{actual / planned:.2f}")
+    return times + ([money_text(row["planned_money"]), money_text(row["money"])] if priced else [])
 
 
 def money(cost: Money, prices: Prices) -> str:
     """What the trials cost in money, and the prices behind it."""
     known = cost.trials["money"].dropna()
-    total = f"{known.sum():,.2f} {cost.currency} for {len(known):,} of {len(cost.trials):,} trials"
+    total = f"{money_text(known.sum())} {cost.currency} for {len(known):,} of {len(cost.trials):,} trials"
     total = total if len(known) else "not known"
     unpriced = f"; no price is known of {', '.join(cost.unpriced)}" if cost.unpriced else ""
-    rows = [[one.pattern, f"{one.per_device_hour:g}", one.date, one.source] for one in prices.devices]
+    if cost.unpriced_nodes:
+        nodes = ", ".join(cost.unpriced_nodes)
+        unpriced += f"; nodes of type {nodes} have no price for such devices, so that their trials are priced by device"
+    rows = [
+        [
+            one.type if one.devices == 1 else f"{one.type}, each of {one.devices}",
+            f"{one.per_hour / one.devices:g}",
+            one.date,
+            one.source,
+        ]
+        for one in cost.nodes
+    ]
+    rows += [[one.pattern, f"{one.per_device_hour:g}", one.date, one.source] for one in prices.devices]
     if prices.cpu:
         rows.append(["cpu, each core", f"{prices.cpu.per_core_hour:g}", prices.cpu.date, prices.cpu.source])
     head = ["device", f"{prices.currency} an hour", "as of", "source"]
@@ -156,14 +178,16 @@ def money(cost: Money, prices: Prices) -> str:
 
 
 def trial_rows(trials: pd.DataFrame) -> dict[str, Any]:
-    """The table of all trials as plain JSON: columns (name, number, digits) and rows; columns without a value, and a
-    group that is the only one, are left out."""
-    told = {"id", "stage", "architecture"} | ({"group"} if trials["group"].nunique() > 1 else set())
-    names = [name for name in TRIAL_COLUMNS if name in told or (name != "group" and trials[name].notna().any())]
+    """`Results.table` as plain JSON: columns (name, number, digits) and rows; columns without a value, and a group or
+    study that is the only one, are left out."""
+    single = {name for name in ("group", "study") if trials[name].nunique() == 1}
+    told = {"id", "stage", "architecture"}
+    names = [name for name in TRIAL_COLUMNS if name in told or (name not in single and trials[name].notna().any())]
     columns = []
     values = []
     for name in names:
         heading, kind, digits = TRIAL_COLUMNS[name]
+        heading = f"{heading} ({trials['currency'].iloc[0]})" if name == "money" else heading
         columns.append({"name": heading, "number": kind != "text"} | ({} if digits is None else {"digits": digits}))
         known = (100 * trials[name]).round(6) if kind == "percent" else trials[name]
         values.append([None if pd.isna(value) else value for value in known.tolist()])
@@ -235,7 +259,8 @@ def _total(counts: Sequence[int | None]) -> str:
 
 def _machine(resources: Resources) -> str:
     each = ", ".join(f"{value:g} {name}" for name, value in sorted(resources.per_worker.items()))
-    return f"{resources.device}, {resources.workers} worker{'s' if resources.workers != 1 else ''} of {each}"
+    rented = f" on {resources.node_type}" if resources.node_type else ""
+    return f"{resources.device}, {resources.workers} worker{'s' if resources.workers != 1 else ''} of {each}{rented}"
 
 
 def _counts(counter: Counter[str]) -> str:

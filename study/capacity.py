@@ -1,8 +1,9 @@
-"""How many workers a cluster has room for, now and at most: what can never run is refused, not waited for."""
+"""How many workers a cluster has room for, now and at most: what can never run is refused, not waited for; and at what
+price its nodes are rented."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from study.kubernetes import autoscaling_config
 from study.plan import Plan
 
 CONFIG_ARGUMENT = "--autoscaling-config="
+
+PRICE_LABEL = "labelscale/price"
+"""By this label a cluster's nodes tell the entry of the price table at which they are rented; see `cluster.yaml`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,18 @@ def room_for_workers(per_worker: dict[str, float]) -> int:
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return sum(workers_that_fit(node, per_worker) for node in nodes)
+
+
+def rented_as() -> str | None:
+    """The entry of the price table that this process's node is labelled with; None without a label, or outside of
+    Ray."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    labels: Mapping[str, Any] = ray.get_runtime_context().get_node_labels()  # texts, though Ray's hint says lists
+    price = labels.get(PRICE_LABEL)
+    return None if price is None else str(price)
 
 
 def node_types(say: Callable[[str], object], root: Path = Path("/")) -> list[NodeType]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+from reports.prices import money_text
 from study.estimate import Estimate, WallClock
 from study.plan import ExpectedImages, Plan, PlannedTrial
 from trainables.spec import STAGES
@@ -90,7 +91,7 @@ def _money(estimate: Estimate, trials: Iterable[PlannedTrial]) -> str:
     if math.isnan(estimate.price.per_hour) or (seconds and not known):
         return "unknown"
     more = ">" if any(map(math.isnan, seconds)) else ""
-    return f"{more}{amount(known / 3600 * estimate.price.per_hour)} {estimate.price.currency}"
+    return f"{more}{money_text(known / 3600 * estimate.price.per_hour)} {estimate.price.currency}"
 
 
 def _cost(plan: Plan, estimate: Estimate) -> Iterator[str]:
@@ -128,7 +129,7 @@ def _wall_clock(estimate: Estimate, clock: WallClock) -> Iterator[str]:
     )
     yield f"critical {duration(clock.chain_seconds)}: {' -> '.join(clock.chain)}"
     if estimate.node is not None:
-        nodes, rent = estimate.nodes(), f"{amount(estimate.bill())} {estimate.price.currency}"
+        nodes, rent = estimate.nodes(), f"{money_text(estimate.bill())} {estimate.price.currency}"
         yield f"rent     {rent} for {nodes:,} {estimate.node.type} from launch to end, idle devices included"
 
 
@@ -171,8 +172,3 @@ def duration(seconds: float) -> str:
             scaled = seconds / (3600 if unit == "h" else 60)
             return f"{scaled:,.0f} {unit}" if scaled >= 100 else f"{scaled:.1f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
-
-
-def amount(money: float) -> str:
-    """An amount of money: 1,234.50, or two digits of less than one."""
-    return f"{money:,.2f}" if money >= 1 or not money else f"{money:.2g}"

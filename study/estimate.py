@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reports.prices import NodePrice, Prices, hourly
-from reports.records import Record, read_records
+from reports.records import Record, Resources, read_records
 from reports.storage import Storage
 from study.config import Execution
 from study.hardware import Hardware, processor, this_machine
@@ -30,7 +30,8 @@ class WallClock:
 
 @dataclass(frozen=True)
 class Price:
-    """What a device-hour costs: `per_hour` in `currency` (NaN: unknown), and whose price that is and of when."""
+    """What an hour of a worker's device costs, of all of them if it has several: `per_hour` in `currency` (NaN:
+    unknown), and whose price that is and of when."""
 
     per_hour: float
     currency: str
@@ -125,7 +126,8 @@ def _price_of_node(node: NodePrice, hardware: Hardware, prices: Prices) -> Price
 
 
 def _price_of_device(device: str, execution: Execution, prices: Prices) -> Price:
-    per_hour = hourly(device, prices, execution.per_worker.get("CPU", math.nan)) if device else math.nan
+    used = Resources(workers=1, per_worker=dict(execution.per_worker), device=device)
+    per_hour = hourly(used, prices) if device else math.nan
     found = prices.cpu if device == "cpu" else prices.of(device)
     told = f"{device}, {found.source}, {found.date}" if found and device else ""
     return Price(per_hour, prices.currency, told)

@@ -21,6 +21,7 @@ from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.records import Record, clear_failure, write_record
 from reports.storage import Storage
+from study.capacity import rented_as
 from study.evidence import pruned_mark
 from study.failures import note_error
 from study.gang import train_together
@@ -242,6 +243,7 @@ def _record(
                 "device": device,
                 "tf32": job.tf32 if context.device.type == "cuda" else None,
                 "channels_last": job.channels_last,
+                "node_type": rented_as(),
             },
             "data": {
                 "fingerprint": manifest.fingerprint,

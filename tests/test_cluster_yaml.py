@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import yaml
 
 from aws_account import REGION, Account, mock_account
 from deploy import account as account_setup
+from reports.prices import read_prices
+from study.capacity import PRICE_LABEL
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
 NODE_TYPES: dict[str, dict[str, Any]] = SHIPPED["available_node_types"]
 WORKER_TYPES = [name for name in NODE_TYPES if name != SHIPPED["head_node_type"]]
+GPUS = {"g6.2xlarge": "NVIDIA L4", "p4d.24xlarge": "NVIDIA A100-SXM4-40GB"}  # as torch names them
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split())
 
 
@@ -170,6 +174,25 @@ def test_resources_are_those_of_the_instance_type(name: str, account: Account) -
         assert NODE_TYPES[name]["resources"] == {"CPU": described["VCpuInfo"]["DefaultVCpus"], "GPU": gpus}
     cards = [entry["NetworkCardIndex"] for entry in NODE_TYPES[name]["node_config"].get("NetworkInterfaces", [])]
     assert cards in ([], list(range(described["NetworkInfo"]["MaximumNetworkCards"])))
+
+
+@pytest.mark.parametrize("name", WORKER_TYPES)
+def test_nodes_are_labelled_with_what_they_cost(name: str) -> None:
+    config = NODE_TYPES[name]["node_config"]
+    market = config.get("InstanceMarketOptions", {}).get("MarketType", "on demand")
+    price = read_prices().node(NODE_TYPES[name]["labels"][PRICE_LABEL])
+    assert price.type == config["InstanceType"] + ("-spot" if market == "spot" else "")
+    assert market in price.source and price.devices == NODE_TYPES[name]["resources"]["GPU"]
+    assert price.per_hour > 0 and fnmatch(GPUS[config["InstanceType"]], price.device)
+
+
+def test_autoscaler_gives_nodes_their_labels(filled: dict[str, Any]) -> None:
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+
+    config = AutoscalingConfig(bootstrapped(filled), skip_content_hash=True)
+    found = {name: config.get_node_labels(name).get(PRICE_LABEL) for name in NODE_TYPES}
+    spot, eight = "g6.2xlarge-spot", "p4d.24xlarge"
+    assert found == {"head": None, "one_gpu_spot": spot, "one_gpu": "g6.2xlarge", "eight_gpus": eight}
 
 
 def test_nothing_is_kept_running_idle() -> None:

@@ -39,7 +39,7 @@ def test_table_comes_back_as_it_was() -> None:
     table = Results(info(RECORDS), RECORDS).table
     parquet = pd.read_parquet(io.BytesIO(as_parquet(table)), dtype_backend="numpy_nullable")
     csv = pd.read_csv(io.BytesIO(as_csv(table)))
-    assert list(csv.columns) == list(parquet.columns) == [*COLUMNS, "group"]
+    assert list(csv.columns) == list(parquet.columns) == [*COLUMNS, "money", "currency", "group"]
     assert csv["id"].tolist() == parquet["id"].tolist() == [record.id for record in RECORDS]
     exact = [record.metrics["top1"] for record in RECORDS]
     assert csv["top1"].tolist() == parquet["top1"].tolist() == exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -255,12 +256,17 @@ sys.stdin.read()
 def test_launch_on_a_running_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     file = study_file(tmp_path, stages={"supervised": tiny()["stages"]["supervised"]})
-    head = subprocess.Popen([sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path)
+    labels = {**os.environ, "RAY_OVERRIDE_LABELS": '{"labelscale/price":"c5.large"}'}  # as Ray's autoscaler does
+    head = subprocess.Popen(
+        [sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path, env=labels
+    )
     assert head.stdin is not None and head.stdout is not None
     try:
         address = head.stdout.readline().decode().strip()
         launched = run("launch", file, "--storage", tmp_path / "runs", "--address", address)
         assert "1 done" in launched.stdout
+        [record] = read_records(Storage(str(tmp_path / "runs")))[0]
+        assert record.resources is not None and record.resources.node_type == "c5.large"
     finally:
         head.stdin.close()
         head.wait(30)

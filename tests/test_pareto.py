@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reports.pareto import candidates, front, fronts
-from reports.prices import Prices, money, read_prices, worker_cores
+from reports.prices import Prices, money, read_prices, resources_used
 from reports.records import Record
 from reports.tables import trials
 from synthetic import plain, record, study
@@ -54,7 +54,7 @@ def test_equal_points_are_on_the_front_together() -> None:
 
 def test_fronts_are_per_label_fraction_and_count_ancestors() -> None:
     records = study(2)
-    table = fronts(candidates(trials(records), money(trials(records), prices(), worker_cores(records))))
+    table = fronts(candidates(trials(records), money(trials(records), prices(), resources_used(records))))
     assert set(table["cost"]) == {"parameters", "total_flops", "device_hours", "money"}
     flops = table[(table["cost"] == "total_flops") & (table["label_fraction"] == 0.1)]
     size = {row.architecture: row.parameters for row in flops.itertuples()}
@@ -75,7 +75,7 @@ def test_unknown_costs_are_on_no_front_and_nothing_has_none() -> None:
 
 def test_money_is_hours_times_price_with_all_ancestors() -> None:
     records = [on("NVIDIA H200", "a", 7200), on("cpu", "b", 3600, "a"), on("NVIDIA H100", "c", 3600, "b")]
-    found = money(trials(records), prices(), worker_cores(records))
+    found = money(trials(records), prices(), resources_used(records))
     assert found.currency == "EUR" and found.unpriced == ()
     assert found.trials["money"].tolist() == pytest.approx([8.0, 4 * 0.05, 1.0])
     assert found.trials["total_money"].tolist() == pytest.approx([8.0, 8.2, 9.2])
@@ -83,20 +83,27 @@ def test_money_is_hours_times_price_with_all_ancestors() -> None:
 
 def test_device_without_price_is_named_and_never_free() -> None:
     records = [on("Abacus 9", "a", 3600), on("cpu", "b", 3600, "a")]
-    found = money(trials(records), prices(), worker_cores(records))
+    found = money(trials(records), prices(), resources_used(records))
     assert found.unpriced == ("Abacus 9",)
     assert math.isnan(found.trials["money"][0]) and math.isnan(found.trials["total_money"][1])
-    cpu_without_cores = money(trials([on("cpu", "b", 3600)]), prices(), {})
-    assert math.isnan(cpu_without_cores.trials["money"][0])
+    without_resources = money(trials([on("cpu", "b", 3600)]), prices(), {})
+    assert math.isnan(without_resources.trials["money"][0])
 
 
 def test_own_price_table_states_dates_and_sources() -> None:
     table = read_prices()
     assert table.currency == "USD" and table.cpu is not None
     assert all(price.date and price.source for price in (*table.devices, table.cpu))
-    for name in ("NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB", "Tesla T4", "NVIDIA A10G"):
+    for name in (
+        "NVIDIA H200",
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA A100-SXM4-40GB",
+        "Tesla T4",
+        "NVIDIA A10G",
+        "NVIDIA L4",
+    ):
         assert table.of(name) is not None
-    assert table.of("NVIDIA A100-SXM4-80GB") is None
+    assert table.of("NVIDIA A100-SXM4-80GB") is None and table.of("NVIDIA L40S") is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from reports import sections
 from reports.planned import estimated, planned_and_actual
+from reports.prices import Prices, money
 from reports.records import Record, read_record, write_record
 from reports.storage import Storage
 from reports.tables import trials
@@ -28,10 +29,12 @@ RECORDS = [
     timed("d", "pretrain", "r18", 100.0, 150.0),
     timed("e", "linear", "r18", None, 1.0),
 ]
+TRIALS = trials(RECORDS)
+NO_PRICES = money(TRIALS, Prices(currency="EUR"), {})
 
 
 def test_times_are_summed_by_stage_and_architecture() -> None:
-    table = planned_and_actual(trials(RECORDS))
+    table = planned_and_actual(estimated(TRIALS, NO_PRICES.trials))
     rows = {
         (row.stage, row.architecture): (row.trials, row.planned, row.actual, row.ratio) for row in table.itertuples()
     }
@@ -43,11 +46,11 @@ def test_times_are_summed_by_stage_and_architecture() -> None:
 
 
 def test_trials_off_by_the_largest_factor_come_first_whichever_way() -> None:
-    assert estimated(trials(RECORDS))["id"].tolist() == ["b", "a", "d", "c"]
+    assert estimated(TRIALS, NO_PRICES.trials)["id"].tolist() == ["b", "a", "d", "c"]
 
 
 def test_report_shows_planned_beside_actual_and_how_many_had_no_estimate() -> None:
-    html = sections.planned(trials(RECORDS))
+    html = sections.planned(TRIALS, NO_PRICES)
     assert "Planned and actual device-seconds of 4 of 5 trials; the other 1 had no estimate" in html
     cells = [row.split("</td>")[:-1] for row in html.split("<tr>")]
     texts = [[cell.rpartition(">")[2] for cell in row] for row in cells]
@@ -57,7 +60,7 @@ def test_report_shows_planned_beside_actual_and_how_many_had_no_estimate() -> No
 
 
 def test_report_without_estimates_says_how_to_get_them() -> None:
-    html = sections.planned(trials([RECORDS[-1]]))
+    html = sections.planned(trials([RECORDS[-1]]), NO_PRICES)
     assert "no trial here has an estimate" in html and "plan --calibrate" in html and "<table" not in html
 
 

@@ -199,7 +199,10 @@ def main() -> None:
 def start_cluster() -> None:
     import ray
 
-    start_head({"trainer": {"resources": {"CPU": 1, "trainer": 1, **MEMORY}, "node_config": {}, "max_workers": 2}})
+    from study.capacity import PRICE_LABEL
+
+    trainer = {"resources": {"CPU": 1, "trainer": 1, **MEMORY}, "labels": {PRICE_LABEL: "small-spot"}}
+    start_head({"trainer": {**trainer, "node_config": {}, "max_workers": 2}})
     ray.init("auto", log_to_driver=False, logging_level="ERROR")
 
 

@@ -144,11 +144,13 @@ def check_the_head(world: World) -> None:
 
 
 def check_the_results(world: World, report: str) -> None:
-    """Every trial has a record, the pretraining's of two workers; the report names the study and is complete."""
+    """Every trial has a record, the pretraining's of two workers, that says at what its node is rented; the report
+    names the study and is complete."""
     stored = world.objects()
     records = [json.loads(content) for name, content in stored.items() if name.startswith("records/")]
     workers = {record["spec"]["stage"]: record["resources"]["workers"] for record in records}
     assert workers == {"pretrain": 2, "linear": 1}
+    assert {record["resources"]["node_type"] for record in records} == {"g6.2xlarge-spot"}
     assert not [name for name in stored if name.endswith("failure.json")]
     page = world.network.hosts["laptop"].path(report).read_text(encoding="utf-8")
     assert all(record["id"] in page for record in records)

@@ -65,6 +65,7 @@ def test_study_grows_the_cluster_survives_the_death_of_a_node_and_gives_the_node
     sessions = {record.id: record.cost.sessions for record in records if record.spec.stage == "pretrain"}
     assert sessions.pop(seen["lost"][0]) == 2, "the trial did not go on from its checkpoint"
     assert set(sessions.values()) == {1}, "the other trial was disturbed"
+    assert {record.resources.node_type for record in records if record.resources} == {"small-spot"}
     assert seen["node types"] == ["trainer ({CPU: 1, object_store_memory: 1e+08, trainer: 1}, at most 2)"]
 
 
@@ -87,3 +88,4 @@ def test_workers_that_are_told_of_their_end_save_at_once_and_go_on_elsewhere(sha
     [pretraining] = [record for record in records if record.spec.stage == "pretrain"]
     assert pretraining.id == seen["lost"][0] and pretraining.cost.sessions == 2
     assert pretraining.resources is not None and pretraining.resources.workers == 2
+    assert pretraining.resources.node_type == "small-spot"
