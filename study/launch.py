@@ -80,7 +80,7 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
         check_search_budgets(plan, images, throughput.seconds)
         if plan.exploring:
             open_exploration(study, images, evidence, throughput.seconds, dry=True)
-        with lease(storage, study.name), ray_cluster(address, storage):
+        with lease(storage, study.name, display.say), ray_cluster(address, storage):
             if address is not None:
                 check_storage_is_shared(storage)
             if not isinstance(images, ShardedImages):

@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +33,9 @@ from study.cluster import JOB_VARIABLE
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long is dead: six heartbeats, longer than any retried request takes."""
+
+LOOK_SECONDS = 0.5
+"""So often a claim is looked at whose driver may have died."""
 
 SETTLE_SECONDS = 5.0
 """Two drivers that start in the same moment: so long the one waits for the other, which withdraws."""
@@ -104,14 +107,21 @@ class Lease:
 
 @contextmanager
 def lease(
-    storage: Storage, study: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+    storage: Storage,
+    study: str,
+    say: Callable[[str], object] = lambda text: None,
+    *,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    stale_seconds: float = STALE_SECONDS,
 ) -> Iterator[Lease]:
     """Hold the lease of a storage for the time of a block, which is interrupted if the lease is lost.
+
+    Of a driver on another machine only its heartbeat tells whether it lives: that is waited for, and `say` is told.
 
     Raises:
         ValueError: another driver holds it (named with host, pid and since when), or it was lost.
     """
-    claim = _acquire(storage, study, stale_seconds)
+    claim = _acquire(storage, study, say, stale_seconds)
     held = Lease(storage, claim, heartbeat_seconds, stale_seconds)
     try:
         yield held
@@ -124,12 +134,22 @@ def lease(
         raise ValueError(held.lost)
 
 
-def _acquire(storage: Storage, study: str, stale_seconds: float) -> Claim:
+@dataclass(frozen=True)
+class _Rival:
+    """Another driver's claim; `beat` is when it was renewed by the storage's clock, `age` the seconds since then."""
+
+    claim: Claim
+    beat: float
+    age: float
+
+
+def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_seconds: float) -> Claim:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     mine = Claim(
         study, socket.gethostname(), os.getpid(), _process(os.getpid()), since, os.environ.get(JOB_VARIABLE, "")
     )
     deadline = time.monotonic() + SETTLE_SECONDS
+    silent: dict[str, float] = {}  # claims held on other machines that were not renewed since they were first seen
     try:
         while True:
             _write(storage, mine)
@@ -140,22 +160,33 @@ def _acquire(storage: Storage, study: str, stale_seconds: float) -> Claim:
                 held = Claim(**{**asdict(mine), "held": True})
                 _write(storage, held)
                 return held
-            held_by = [rival for rival, _ in rivals if rival.held]
-            yields = any(rival.name < mine.name for rival, _ in rivals)
-            if held_by or yields or time.monotonic() > deadline:
-                rival, age = min(rivals, key=lambda pair: (not pair[0].held, pair[0].name))
-                raise ValueError(
-                    f"the storage {storage.root} is in use by {rival} (last heartbeat {age:.0f} s ago). Wait for it, "
-                    f"or end it; if it died, its lease ends by itself {stale_seconds:.0f} s after its last heartbeat"
-                )
+            holders = [rival for rival in rivals if rival.claim.held]
+            for one in holders:
+                if not _is_here(one.claim) and one.claim.name not in silent:
+                    say(_in_use(storage, one, stale_seconds) + "; waiting whether it lives")
+                    silent[one.claim.name] = one.beat
+            if holders and all(one.beat == silent.get(one.claim.name) for one in holders):
+                time.sleep(LOOK_SECONDS)
+                continue
+            yields = any(rival.claim.name < mine.name for rival in rivals)
+            if holders or yields or time.monotonic() > deadline:
+                first = min(rivals, key=lambda rival: (not rival.claim.held, rival.claim.name))
+                raise ValueError(_in_use(storage, first, stale_seconds) + ". Wait for it, or end it")
             time.sleep(random.uniform(0.05, 0.2))
     except BaseException:
         storage.delete("lease", _file(mine.name))
         raise
 
 
-def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[tuple[Claim, float]] | None:
-    """Living claims of others with the seconds since their last heartbeat; dead ones are deleted.
+def _in_use(storage: Storage, rival: _Rival, stale_seconds: float) -> str:
+    return (
+        f"the storage {storage.root} is in use by {rival.claim} (last heartbeat {rival.age:.0f} s ago; if it died, its "
+        f"lease ends by itself {stale_seconds:.0f} s after that)"
+    )
+
+
+def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[_Rival] | None:
+    """Living claims of others; dead ones are deleted.
 
     None if one's own claim is not there: it was taken for dead, as this process was suspended since it wrote it.
     """
@@ -168,10 +199,10 @@ def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[tuple[C
         if claim is None:  # withdrawn meanwhile
             continue
         age = written[mine.name] - written[name]
-        if age > stale_seconds or _died_here(claim):
+        if age > stale_seconds or (_is_here(claim) and _process(claim.pid) != claim.process):
             storage.delete("lease", _file(name))
         else:
-            rivals.append((claim, max(0.0, age)))
+            rivals.append(_Rival(claim, written[name], max(0.0, age)))
     return rivals
 
 
@@ -213,8 +244,8 @@ def _process(pid: int) -> str:
         return ""
 
 
-def _died_here(claim: Claim) -> bool:
-    """Whether a claim is of a process of this machine that is gone: then nobody needs to wait for its age."""
+def _is_here(claim: Claim) -> bool:
+    """Whether a claim is of a process of this machine, of which its own state tells whether it lives."""
     here = _process(os.getpid()).split()
     there = claim.process.split()
-    return bool(here and there) and here[:2] == there[:2] and _process(claim.pid) != claim.process
+    return bool(here and there) and here[:2] == there[:2]

@@ -180,12 +180,28 @@ def test_second_launch_is_refused_before_it_costs_anything(tmp_path: Path) -> No
     assert not storage.list("data") and not storage.list("checkpoints")
 
 
-def test_claim_of_another_machine_is_not_taken_for_dead(tmp_path: Path) -> None:
-    """Its pid says nothing here."""
-    storage = Storage(str(tmp_path))
+def claim_elsewhere(storage: Storage) -> None:
+    """As of a driver on another machine, whose pid says nothing here."""
     other = {"study": "s", "host": "elsewhere", "pid": 2**22 + 1, "process": "boot pid:[1] 4194305 7", "held": True}
-    storage.write_bytes(
-        json.dumps(other | {"since": "2026-01-01T00:00:00+00:00", "name": "x"}).encode(), "lease", "x.json"
-    )
-    with pytest.raises(ValueError, match="elsewhere, pid 4194305"), lease(storage, "second"):
+    content = json.dumps(other | {"since": "2026-01-01T00:00:00+00:00", "name": "x"}).encode()
+    storage.write_bytes(content, "lease", "x.json")
+
+
+def test_driver_on_another_machine_that_lives_is_waited_for_no_longer_than_its_next_heartbeat(storage: Storage) -> None:
+    claim_elsewhere(storage)
+    beat = threading.Timer(2.0, claim_elsewhere, [storage])
+    beat.start()
+    said: list[str] = []
+    with pytest.raises(ValueError, match="elsewhere, pid 4194305"), lease(storage, "second", said.append):
         pass
+    beat.join()
+    assert len(said) == 1 and "elsewhere, pid 4194305" in said[0] and said[0].endswith("waiting whether it lives")
+    assert claims(storage) == ["x.json"]
+
+
+def test_driver_on_another_machine_that_died_is_replaced_when_its_lease_ends(storage: Storage) -> None:
+    claim_elsewhere(storage)
+    said: list[str] = []
+    with lease(storage, "second", said.append, stale_seconds=2):
+        assert "x.json" not in claims(storage) and len(claims(storage)) == 1
+    assert len(said) == 1
