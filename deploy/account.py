@@ -29,6 +29,14 @@ IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-g
 """Where AWS publishes, in every region, the newest Deep Learning Base image for NVIDIA GPUs (DLAMI developer guide,
 "Finding the ID of a DLAMI")."""
 
+DROP_TORN_UPLOADS = {
+    "ID": "uploads-that-never-ended",
+    "Status": "Enabled",
+    "Filter": {"Prefix": ""},
+    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+}
+"""What a node had uploaded of a checkpoint when it died is not listed, but paid for until it is dropped."""
+
 EC2_MAY_ASSUME = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
@@ -152,6 +160,7 @@ def make_bucket(s3: Any, name: str, region: str) -> None:
             raise ValueError(f"the bucket {name} belongs to somebody else, or you may not use it") from error
         place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         s3.create_bucket(Bucket=name, **place)  # us-east-1 is the default, and refused as a constraint
+        s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [DROP_TORN_UPLOADS]})
 
 
 def make_role(iam: Any, name: str, document: dict[str, Any]) -> None:

@@ -1,18 +1,22 @@
-"""GPU hours of a launch, on a clock that the test winds."""
+"""GPU hours of a launch, on a clock that the test winds, and of a real one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from studies import tiny_study
+from reports.records import read_records
+from reports.storage import Storage
+from studies import tiny, tiny_study
 from study.budget import Budget
 from study.expectation import Expectation
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.schedule import Schedule
+from test_launch import run, sharded, study_file
 
 GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1], "seed": [0, 1]}
 HOUR = 3600.0
@@ -120,3 +124,15 @@ def test_trials_are_expected_to_take_what_was_predicted_else_what_their_like_too
     assert expectation.device_seconds(big) == pytest.approx(7.0)
     assert expectation.device_seconds(small) == pytest.approx(100.0)
     assert Expectation(lambda trial: 5.0).device_seconds(big) == 5.0
+
+
+@pytest.mark.timeout(120)
+def test_launch_ends_when_its_budget_is_spent_and_another_one_goes_on(shards: str, tmp_path: Path) -> None:
+    stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
+    file = study_file(tmp_path, data=sharded(shards), stages=stages)
+    launch = ("launch", file, "--storage", tmp_path / "runs")
+    cut = run(*launch, "--budget-gpu-hours", "1e-6", check=False)
+    assert cut.returncode == 1 and "of 1e-06 GPU hours spent; left undone: linear-" in cut.stdout
+    assert [record.spec.stage for record in read_records(Storage(str(tmp_path / "runs")))[0]] == ["pretrain"]
+    rest = run(*launch, "--budget-gpu-hours", "1")
+    assert "left undone" not in rest.stdout and len(read_records(Storage(str(tmp_path / "runs")))[0]) == 2

@@ -236,8 +236,10 @@ def test_preparing_an_account_again_changes_nothing(account: Account, file: Path
     assert file.read_text(encoding="utf-8") == before
     made = {action for action in account.actions if re.search(":(Create|Authorize|Add)", action)}
     assert made == {"iam:CreateRole", "iam:CreateInstanceProfile"}  # both refused, since they exist
-    bucket = account.session.client("s3").get_bucket_location(Bucket="my-studies")
-    assert bucket["LocationConstraint"] == REGION
+    s3 = account.session.client("s3")
+    assert s3.get_bucket_location(Bucket="my-studies")["LocationConstraint"] == REGION
+    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket="my-studies")["Rules"]
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7} and "Expiration" not in rule
 
 
 def test_a_group_open_to_the_world_is_refused(account: Account, filled: dict[str, Any], file: Path) -> None:
