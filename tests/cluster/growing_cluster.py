@@ -91,11 +91,18 @@ def cluster_config(node_types: dict[str, Any]) -> dict[str, Any]:
 
 
 def start_head(node_types: dict[str, Any]) -> None:
-    """Start the head with its autoscaler, which starts nodes when they are asked for."""
+    """Start the head with its autoscaler, which starts nodes when they are asked for.
+
+    The nodes share the folder of Ray's session, and with it that of the code that a launch uploads, which each of them
+    unpacks anew, under the feet of the others' processes. So the launch believes that it is a job, whose code is there.
+    """
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+    from study.cluster import JOB_VARIABLE, SETTINGS_OF_RAY
 
     config = Path(tempfile.mkdtemp(), "cluster.yaml")
     config.write_text(yaml.safe_dump(cluster_config(node_types)))
+    os.environ.update(SETTINGS_OF_RAY | {JOB_VARIABLE: "of-a-test"})
     os.environ.update(
         AUTOSCALER_UPDATE_INTERVAL_S="1",
         RAY_FAKE_CLUSTER="1",
@@ -160,16 +167,15 @@ class Observed:
     def note(self, event: str) -> None:
         self.events.append((round(time.monotonic() - self.started, 1), event))
 
-    def pretraining(self, begun: str) -> tuple[str, str] | None:
-        """Id and node of the pretraining that is farthest from its end, if `begun` is beside the progress of each."""
+    def pretraining(self, begun: str, count: int) -> tuple[str, str] | None:
+        """Id and node of the pretraining that is farthest from its end, if so many run that have a file `begun`."""
         found = []
         for file in self.storage.glob("checkpoints/pretrain-*/progress.json"):
             with suppress(OSError, ValueError):
                 progress = json.loads(file.read_text())
-                found.append((progress["share"], file.parent.name, progress["node"]))
-                if not (file.parent / begun).exists():
-                    return None
-        return min(found)[1:] if found and min(found)[0] < 0.7 else None
+                if (file.parent / begun).exists():
+                    found.append((progress["share"], file.parent.name, progress["node"]))
+        return min(found)[1:] if len(found) == count and min(found)[0] < 0.7 else None
 
 
 def main() -> None:
@@ -216,8 +222,8 @@ def watch(observed: Observed, launch: list[str], loss: str, said: IO[str]) -> tu
     try:
         while process.poll() is None:
             observed.sample()
-            begun = "progress.json" if loss == "drain" else "latest.pt"
-            if lost is None and observed.nodes == 2 and (found := observed.pretraining(begun)):
+            running = ("progress.json", 1) if loss == "drain" else ("latest.pt", 2)
+            if lost is None and observed.nodes == 2 and (found := observed.pretraining(*running)):
                 lost = found
                 observed.note("loss")
                 if loss != "head":
