@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -106,3 +108,16 @@ def test_another_package_named_datasets_is_refused_with_a_remedy(tmp_path: Path)
     assert refused.returncode == 1
     message = refused.stderr.splitlines()[-1]
     assert message.startswith("ImportError") and str(other) in message and "from the project's root" in message
+
+
+def test_tests_run_with_exactly_the_pinned_versions() -> None:
+    """Nodes of a cluster install all that is pinned, and nothing else."""
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {name: version for name, _, version in (line.partition("==") for line in pins if line)}
+    installed = {canonical(one.name): one.version for one in importlib.metadata.distributions()}
+    assert {name: installed.get(canonical(name)) for name in pinned} == pinned
+
+
+def canonical(name: str) -> str:
+    """As the packaging specification normalizes names (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
