@@ -14,8 +14,8 @@ class Budget:
     """What a launch may spend, in hours of devices, has spent, and has promised to trials that run.
 
     A worker's devices are its GPUs, or one without any. Where nothing tells what a trial takes, it is started as long
-    as anything is left. A trial that runs is expected to take what was predicted, or what it has taken, whichever is
-    more: if predictions hold, the budget does.
+    as anything is left and none of its architecture runs, which will tell. A trial that runs is expected to take what
+    was predicted, or what it has taken, whichever is more: if predictions hold, the budget does.
     """
 
     def __init__(
@@ -25,8 +25,6 @@ class Budget:
         expectation: Expectation,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not hours > 0:
-            raise ValueError(f"a budget of {hours:g} GPU hours pays for nothing; expected more than 0")
         self.hours = hours
         self.spent_by_ended = 0.0  # device-seconds
         self._devices, self._expectation, self._clock = per_worker.get("GPU", 1.0), expectation, clock
@@ -37,7 +35,9 @@ class Budget:
         expected = self._expected(trial)
         promised = sum(max(0.0, self._taken(id), self._expected(one)) for id, (one, _) in self._running.items())
         left = self.hours * 3600 - self.spent_by_ended - promised
-        return left > 0 if math.isnan(expected) else left >= expected
+        if not math.isnan(expected):
+            return left >= expected
+        return left > 0 and all(one.spec.architecture != trial.spec.architecture for one, _ in self._running.values())
 
     def started(self, trial: PlannedTrial) -> None:
         self._running[trial.id] = trial, self._clock()

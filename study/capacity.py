@@ -3,13 +3,14 @@ price its nodes are rented."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from study.config import Execution
 from study.kubernetes import autoscaling_config
 from study.plan import Plan
 
@@ -17,6 +18,10 @@ CONFIG_ARGUMENT = "--autoscaling-config="
 
 PRICE_LABEL = "labelscale/price"
 """By this label a cluster's nodes tell the entry of the price table at which they are rented; see `cluster.yaml`."""
+
+
+HEAD = "node:__internal_head__"
+"""Ray's own resource of a head node."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,33 @@ class NodeType:
         return f"{self.name} ({{{amounts}}}, at most {self.max_nodes})"
 
 
+@dataclass(frozen=True)
+class NodeTypes:
+    """The types of nodes that an autoscaler may start, and how many nodes of all types together at most."""
+
+    types: tuple[NodeType, ...]
+    max_nodes: int
+
+    def room_for_workers(self, per_worker: dict[str, float]) -> int:
+        """How many workers there may be on such nodes at once."""
+        nodes = [workers_that_fit(one.resources, per_worker) for one in self.types for _ in range(one.max_nodes)]
+        return sum(sorted(nodes, reverse=True)[: self.max_nodes])
+
+
 def workers_that_fit(resources: dict[str, float], per_worker: dict[str, float]) -> int:
     """How many workers fit on one node."""
     return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in per_worker.items())  # 0.3 / 0.1 < 3
 
 
-def room_for_workers(per_worker: dict[str, float]) -> int:
-    """How many workers of these resources fit on the nodes that the cluster has now."""
+def living_nodes() -> list[dict[str, float]]:
+    """Ray resources of the nodes that the cluster has now."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def room_for_workers(nodes: Iterable[dict[str, float]], per_worker: dict[str, float]) -> int:
+    """How many workers of these resources fit on the nodes."""
     return sum(workers_that_fit(node, per_worker) for node in nodes)
 
 
@@ -57,8 +79,8 @@ def rented_as() -> str | None:
     return None if price is None else str(price)
 
 
-def node_types(say: Callable[[str], object], root: Path = Path("/")) -> list[NodeType]:
-    """Types of nodes that this cluster's autoscaler may start; empty without one, or where its settings are elsewhere.
+def node_types(say: Callable[[str], object], root: Path = Path("/")) -> NodeTypes | None:
+    """The nodes that this cluster's autoscaler may start, none where none is seen; None if its settings cannot be read.
 
     The settings are those of the autoscaler that runs on this machine or in this pod, which is a cluster's head: Ray
     itself has no question that tells them. `root` is the machine's file system; `say` is told why they are not known.
@@ -72,10 +94,11 @@ def node_types(say: Callable[[str], object], root: Path = Path("/")) -> list[Nod
                 path = Path(argument.removeprefix(CONFIG_ARGUMENT)).expanduser()
                 if path.is_file():
                     return parse_node_types(yaml.safe_load(path.read_text()))
-    return parse_node_types(autoscaling_config(say, root))
+    config = autoscaling_config(say, root)
+    return None if config is None else parse_node_types(config)
 
 
-def parse_node_types(config: dict[str, Any]) -> list[NodeType]:
+def parse_node_types(config: dict[str, Any]) -> NodeTypes:
     """The node types of a cluster's YAML file, without the head's; none of an empty one."""
     most, head = int(config.get("max_workers", 2)), config.get("head_node_type")
     found = []
@@ -84,30 +107,31 @@ def parse_node_types(config: dict[str, Any]) -> list[NodeType]:
         max_nodes = min(most, int(node_type.get("max_workers", most)))
         if name != head and max_nodes > 0:
             found.append(NodeType(name, resources, max_nodes))
-    return found
+    return NodeTypes(tuple(found), most)
 
 
-def worker_slots(plan: Plan, room: int, types: list[NodeType], *, may_grow: bool) -> int:
+def worker_slots(
+    plan: Plan, execution: Execution, nodes: list[dict[str, float]], types: NodeTypes | None, *, may_grow: bool
+) -> int:
     """How many workers may be in flight: no more than `execution.max_workers`, and no more than there may ever be.
 
-    `room` is how many fit now, `types` are the nodes that may be added, where that is known. A cluster that may grow by
-    unknown nodes is taken at its study's word, `execution.max_workers`.
+    `nodes` are those that there are now, `types` those that may be started, as of `node_types`. A cluster that may grow
+    by unknown nodes is taken at its study's word, `execution.max_workers`.
 
     Raises:
         ValueError: a trial asks for more workers than there may ever be, or for nodes that no type is.
     """
-    execution = plan.study.execution
     cap, widest = execution.max_workers, widest_trial(plan)
-    ever = room
-    if types:
-        ever += sum(
-            node_type.max_nodes * workers_that_fit(node_type.resources, execution.per_worker) for node_type in types
-        )
-    elif may_grow and cap is not None:
-        ever = max(room, cap)
+    if types is not None and types.types:  # all nodes but the head are of these types, and those that live count there
+        heads = [node for node in nodes if HEAD in node]
+        ever = room_for_workers(heads, execution.per_worker) + types.room_for_workers(execution.per_worker)
+    else:
+        ever = room_for_workers(nodes, execution.per_worker)
+        if may_grow and cap is not None:
+            ever = max(ever, cap)
     slots = ever if cap is None else min(cap, ever)
-    if plan.trials[widest].workers > slots:
-        raise ValueError(_too_wide(plan, widest, slots, cap is not None and cap < ever, types))
+    if plan.expected()[widest].workers > slots:
+        raise ValueError(_too_wide(plan, execution, slots, types))
     return slots
 
 
@@ -117,16 +141,17 @@ def widest_trial(plan: Plan) -> str:
     return max(trials, key=lambda id: (id not in plan.finished, trials[id].workers))
 
 
-def _too_wide(plan: Plan, id: str, slots: int, capped: bool, types: list[NodeType]) -> str:
-    execution = plan.study.execution
+def _too_wide(plan: Plan, execution: Execution, slots: int, types: NodeTypes | None) -> str:
+    id = widest_trial(plan)
     asks = f"{id} asks for {plan.expected()[id].workers} workers of {execution.per_worker}"
-    if capped:
+    if execution.max_workers == slots:
         return f"{asks}, but execution.max_workers is {slots}; raise it, or lower execution.workers"
-    if types:
-        listed = "\n".join(f"  {node_type}" for node_type in types)
+    if types is not None and types.types:
+        listed = "\n".join(f"  {node_type}" for node_type in types.types)
         return (
-            f"{asks}, but this cluster can have {slots} at most, however long one waits. It may start:\n{listed}\n"
-            "Lower execution.workers or execution.per_worker, or add nodes to the cluster's YAML file"
+            f"{asks}, but this cluster can have {slots} at most, however long one waits. It may start "
+            f"{types.max_nodes} nodes, of these types:\n{listed}\nLower execution.workers or execution.per_worker, or "
+            "add nodes to the cluster's YAML file"
         )
     return (
         f"{asks}, but there is room for {slots}; lower execution.workers or execution.per_worker, launch on a bigger "

@@ -168,14 +168,15 @@ class Execution(Spec):
     in memory. A pretraining whose features or projections stay or end below an effective rank of `min_effective_rank`
     is stopped, since they no longer tell images apart; with 0 it goes on, also from its last checkpoint. Healthy ones
     have ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
-    `workers` is a number, or numbers by architecture pattern with `default`; the stage `linear` always has one.
-    `per_worker` are Ray resources of one worker. `checkpoint_seconds` is the interval of resumable checkpoints.
+    `workers` is a number, or numbers by architecture pattern (`default`: 1); the stage `linear` always has one.
+    `per_worker` are Ray resources of one worker; left out, that is a GPU with its share of its node's cores, or one
+    core where there are no GPUs. `checkpoint_seconds` is the interval of resumable checkpoints.
     `max_workers` caps the workers, hence the GPUs, in flight; without it, the cap is what the cluster may grow to. A
     trial whose node is taken away goes on elsewhere, at most `preemption_retries` times; these are not its failures.
     """
 
     workers: int | dict[str, int] = 1
-    per_worker: dict[str, float] = Field(default={"CPU": 1.0})
+    per_worker: dict[str, float] = Field(default={})
     checkpoint_seconds: float = Field(default=120.0, ge=0)
     max_workers: int | None = Field(default=None, ge=1)
     preemption_retries: int = Field(default=10, ge=0)
@@ -188,9 +189,7 @@ class Execution(Spec):
         counts = self.workers.values() if isinstance(self.workers, dict) else [self.workers]
         if any(count < 1 for count in counts):
             raise ValueError(f"`workers` must be 1 or more, got {self.workers}")
-        if isinstance(self.workers, dict) and "default" not in self.workers:
-            raise ValueError("`workers` by architecture needs an entry `default`")
-        if not self.per_worker or any(amount <= 0 for amount in self.per_worker.values()):
+        if any(amount <= 0 for amount in self.per_worker.values()):
             raise ValueError(f"`per_worker` must name positive amounts such as {{CPU: 1}}, got {self.per_worker}")
         return self
 
@@ -203,7 +202,7 @@ class Execution(Spec):
         matching = (
             n for pattern, n in self.workers.items() if pattern != "default" and fnmatchcase(architecture, pattern)
         )
-        return next(matching, self.workers["default"])
+        return next(matching, self.workers.get("default", 1))
 
 
 class Grid(Spec):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reports.prices import NodePrice
+from study.config import Study
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,21 @@ class Hardware:
     device: str
     slots: int
     where: str
+
+
+def with_worker(study: Study, nodes: Iterable[Mapping[str, float]]) -> Study:
+    """The study, with what a worker asks for where it does not say: a GPU with its share of the cores, or one core
+    where no node has GPUs. `nodes` are the Ray resources of each."""
+    if study.execution.per_worker:
+        return study
+    shares = [node.get("CPU", 0.0) / node["GPU"] for node in nodes if node.get("GPU")]
+    worker = {"GPU": 1.0, "CPU": float(max(1, math.floor(min(shares))))} if shares else {"CPU": 1.0}
+    return study.model_copy(update={"execution": study.execution.model_copy(update={"per_worker": worker})})
+
+
+def resources_here() -> dict[str, float]:
+    """Ray resources of this machine, as Ray itself finds them."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(len(gpus()))}
 
 
 def this_machine(per_worker: Mapping[str, float]) -> Hardware:

@@ -10,11 +10,11 @@ from typing import Any
 NAMESPACE_FILE = Path("var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-def autoscaling_config(say: Callable[[str], object], root: Path) -> dict[str, Any]:
+def autoscaling_config(say: Callable[[str], object], root: Path) -> dict[str, Any] | None:
     """The settings of the autoscaler beside this pod, in the form of a cluster's YAML file; `root` is the pod's `/`.
 
-    Empty elsewhere, for a cluster that does not grow, and where they cannot be read, which `say` is told. KubeRay lets
-    the head's service account read its RayCluster, since the autoscaler does the same in its own container.
+    Empty elsewhere and for a cluster that does not grow; None where they cannot be read, which `say` is told. KubeRay
+    lets the head's service account read its RayCluster, since the autoscaler does the same in its own container.
 
     Raises:
         ValueError: a group of pods whose CPUs are not known, with which Ray's autoscaler does not start either.
@@ -30,7 +30,7 @@ def autoscaling_config(say: Callable[[str], object], root: Path) -> dict[str, An
         cluster = KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
     except OSError as error:  # no token, no answer or a refusal: what `requests` raises are OSErrors
         say(f"which nodes this cluster may get is not known, so execution.max_workers is believed: {error}")
-        return {}
+        return None
     if not cluster["spec"].get("enableInTreeAutoscaling") or not cluster["spec"].get("workerGroupSpecs"):
         return {}
     found: dict[str, Any] = _derive_autoscaling_config_from_ray_cr(cluster)

@@ -10,7 +10,7 @@ from typing import Any
 from reports.records import Failure, read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
 from study.budget import Budget
-from study.capacity import node_types, room_for_workers, worker_slots
+from study.capacity import NodeTypes, living_nodes, node_types, room_for_workers, worker_slots
 from study.cluster import check_storage_is_shared, ray_cluster
 from study.config import Study
 from study.estimate import throughput_here
@@ -18,6 +18,7 @@ from study.evidence import StoredEvidence
 from study.expectation import Expectation
 from study.failures import failed_for_good, note_death
 from study.growth import Growth
+from study.hardware import with_worker
 from study.images import ShardedImages, check_source, find_images, make_images
 from study.lease import lease
 from study.only import Only, with_what_they_need
@@ -36,6 +37,10 @@ class Wishes:
     only: Only | None = None
     retry_failed: bool = False
     budget_gpu_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget_gpu_hours is not None and not self.budget_gpu_hours > 0:
+            raise ValueError(f"a budget of {self.budget_gpu_hours:g} GPU hours pays for nothing; expected more than 0")
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Launched:
 def launch(study: Study, storage: Storage, address: str | None, display: Any, wishes: Wishes | None = None) -> Launched:
     """Run what is missing; launching again resumes.
 
-    Everything that can be wrong with the study is found before a trial starts.
+    Everything that can be wrong with the study is found before images are sharded or a trial starts.
 
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
@@ -76,20 +81,45 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     check_source(study, storage)
     skipped: list[str] = []
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
-        throughput = throughput_here(study.execution, storage)  # it reads every record
-        check_search_budgets(plan, images, throughput.seconds)
-        if plan.exploring:
-            open_exploration(study, images, evidence, throughput.seconds, dry=True)
         with lease(storage, study.name, display.say), ray_cluster(address, storage):
             if address is not None:
                 check_storage_is_shared(storage)
+            study, room = find_room(study, plan, display, may_grow=address is not None)
+            throughput = throughput_here(study.execution, storage)  # it reads every record
+            check_search_budgets(plan, images, throughput.seconds)
+            if plan.exploring:
+                open_exploration(study, images, evidence, throughput.seconds, dry=True)
             if not isinstance(images, ShardedImages):
                 display.say(f"sharding {study.data.source} for {study.name}")
                 images = make_images(study, storage)
-            skipped = run_study(study, storage, images, display, wishes, throughput, may_grow=address is not None)
+            skipped = run_study(study, storage, images, display, wishes, throughput, room)
         plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
+
+
+@dataclass(frozen=True)
+class Room:
+    """For how many workers the cluster has room, now or later; whether it `grows`, by nodes that can be given back."""
+
+    max_workers: int
+    grows: bool
+
+
+def find_room(study: Study, plan: Plan, display: Any, *, may_grow: bool) -> tuple[Study, Room]:
+    """The study, with what its workers ask for on this cluster, and the room for them; `may_grow`: by more nodes.
+
+    Raises:
+        ValueError: a trial that there will never be room for.
+    """
+    nodes = living_nodes()
+    types = node_types(display.say) if may_grow else NodeTypes((), 0)
+    started = () if types is None else types.types
+    study = with_worker(study, [*nodes, *(node_type.resources for node_type in started)])
+    max_workers = worker_slots(plan, study.execution, nodes, types, may_grow=may_grow)
+    if room_for_workers(nodes, study.execution.per_worker) < 1:
+        display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")
+    return study, Room(max_workers, grows=types is None or bool(started))
 
 
 def check_search_budgets(plan: Plan, images: Images, seconds: Callable[[PlannedTrial], float]) -> None:
@@ -154,31 +184,23 @@ def run_study(
     display: Any,
     wishes: Wishes,
     throughput: Throughput,
-    *,
-    may_grow: bool,
+    room: Room,
 ) -> list[str]:
     """Run every missing trial of a study, and those that are known only when others are finished; returns the ids that
-    were skipped because what they need failed.
-
-    `throughput` predicts what trials take. `may_grow`: the cluster may get more nodes than it has now.
+    were skipped because what they need failed. `throughput` predicts what trials take.
     """
     launched_at = datetime.now(UTC)
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
     growth = Growth(study, images, evidence, throughput.seconds)
     check_records(growth.plan, storage, images)
-    room = room_for_workers(study.execution.per_worker)
-    types = node_types(display.say) if may_grow else []
-    max_workers = worker_slots(growth.plan, room, types, may_grow=may_grow)
-    if room < 1:
-        display.say(f"no node has room for {study.execution.per_worker} now: waiting for the cluster to grow")
     failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
     expectation = Expectation(throughput.seconds)
     hours, per_worker = wishes.budget_gpu_hours, study.execution.per_worker
     budget = None if hours is None else Budget(hours, per_worker, expectation)
-    schedule = make_schedule(growth, storage, wishes, failed, max_workers, expectation, budget)
+    schedule = make_schedule(growth, storage, wishes, failed, room.max_workers, expectation, budget)
     for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
-    run_schedule(schedule, growth, storage, images, display, launched_at, throughput, budget, grows=bool(types))
+    run_schedule(schedule, growth, storage, images, display, launched_at, throughput, budget, grows=room.grows)
     if budget is not None:
         display.say(budget.summary(schedule.missing()))
     for id, state in schedule.states.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,26 @@ import pytest
 import yaml
 
 from studies import tiny_study
-from study.capacity import NodeType, node_types, parse_node_types, worker_slots, workers_that_fit
-from study.plan import ExpectedImages, Plan, make_plan
+from study.capacity import NodeType, NodeTypes, node_types, parse_node_types, worker_slots, workers_that_fit
+from study.hardware import with_worker
+from study.load import load_study
+from study.plan import ExpectedImages, make_plan
 
 ONE = NodeType("one_gpu_spot", {"CPU": 8.0, "GPU": 1.0}, 4)
+NONE = NodeTypes((), 2)
 EIGHT = NodeType("eight_gpus", {"CPU": 96.0, "GPU": 8.0}, 2)
 
 
-def plan(workers: int = 1, **execution: Any) -> Plan:
-    per_worker = {"GPU": 1.0, "CPU": 8.0}
+ON_ONE: dict[str, float] = {"CPU": 8.0, "GPU": 1.0, "node:10.0.0.7": 1.0}  # a living node of that type
+ON_HEAD: dict[str, float] = {"CPU": 4.0, "GPU": 3.0, "node:__internal_head__": 1.0}
+
+
+def slots(
+    nodes: list[dict[str, float]], types: NodeTypes | None, may_grow: bool = True, workers: int = 1, **execution: Any
+) -> int:
+    per_worker = {"GPU": 1.0, "CPU": 1.0}
     study = tiny_study(execution={"workers": workers, "per_worker": per_worker, **execution})
-    return make_plan(study, ExpectedImages(200, 10))
+    return worker_slots(make_plan(study, ExpectedImages(200, 10)), study.execution, nodes, types, may_grow=may_grow)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +60,8 @@ def test_node_types_are_those_of_the_cluster_file_without_its_head() -> None:
             },
         }
     )
-    assert [(one.name, one.max_nodes) for one in types] == [("one", 4), ("many", 6), ("any", 6)]
-    assert types[0].resources == {"CPU": 8.0, "GPU": 1.0}
+    assert [(one.name, one.max_nodes) for one in types.types] == [("one", 4), ("many", 6), ("any", 6)]
+    assert types.types[0].resources == {"CPU": 8.0, "GPU": 1.0} and types.max_nodes == 6
 
 
 def test_node_types_are_those_of_the_autoscaler_that_runs_on_this_machine(tmp_path: Path) -> None:
@@ -61,31 +71,60 @@ def test_node_types_are_those_of_the_autoscaler_that_runs_on_this_machine(tmp_pa
         (tmp_path / "proc" / pid).mkdir(parents=True)
         (tmp_path / "proc" / pid / "cmdline").write_bytes(command.replace(" ", "\0").encode())
     said: list[str] = []
-    assert node_types(said.append, tmp_path) == [NodeType("one", {"GPU": 1.0}, 1)]
-    assert node_types(said.append, tmp_path / "elsewhere") == [] and said == []
+    assert node_types(said.append, tmp_path) == NodeTypes((NodeType("one", {"GPU": 1.0}, 1),), 2)
+    assert node_types(said.append, tmp_path / "elsewhere") == NONE and said == []
 
 
-def test_shipped_cluster_has_room_for_the_widest_trials() -> None:
+def test_shipped_cluster_has_room_for_as_many_workers_as_sixteen_nodes_hold() -> None:
     types = parse_node_types(yaml.safe_load(Path("cluster.yaml").read_text()))
-    assert worker_slots(plan(workers=20), 0, types, may_grow=True) >= 20
+    assert slots([], types, per_worker={"GPU": 1.0, "CPU": 8.0}) == 8 * 8 + 8 * 1
 
 
-def test_cluster_may_grow_to_all_its_node_types_unless_the_study_caps_it() -> None:
-    assert worker_slots(plan(), 0, [ONE, EIGHT], may_grow=True) == 4 + 2 * 8
-    assert worker_slots(plan(), 3, [ONE], may_grow=True) == 3 + 4
-    assert worker_slots(plan(max_workers=5), 0, [ONE, EIGHT], may_grow=True) == 5
-    assert worker_slots(plan(max_workers=5), 0, [], may_grow=True) == 5, "its nodes are not known"
-    assert worker_slots(plan(max_workers=5), 3, [], may_grow=False) == 3
+def test_cluster_may_grow_to_the_largest_of_its_node_types_unless_the_study_caps_it() -> None:
+    assert slots([], NodeTypes((ONE, EIGHT), 100)) == 4 + 2 * 8
+    assert slots([], NodeTypes((ONE, EIGHT), 3)) == 2 * 8 + 1
+    assert slots([], NodeTypes((ONE, EIGHT), 100), max_workers=5) == 5
+    assert slots([ON_HEAD, ON_ONE, ON_ONE], NodeTypes((ONE,), 4)) == 3 + 4, "living nodes are of the type"
+
+
+def test_cluster_whose_growth_is_not_known_is_taken_at_its_studys_word() -> None:
+    for types in (None, NONE):
+        assert slots([], types, max_workers=5) == 5
+        assert slots([ON_ONE, ON_ONE], types) == 2
+    assert slots([ON_ONE] * 3, NONE, may_grow=False, max_workers=5) == 3
 
 
 def test_what_no_node_type_can_ever_run_is_refused_with_the_node_types() -> None:
     with pytest.raises(ValueError, match=r"asks for 10 workers .* can have 4 at most") as refused:
-        worker_slots(plan(workers=10), 0, [ONE], may_grow=True)
-    assert "one_gpu_spot ({CPU: 8, GPU: 1}, at most 4)" in str(refused.value)
-    huge = plan(per_worker={"GPU": 2.0})
+        slots([ON_ONE], NodeTypes((ONE,), 9), workers=10)
+    assert "start 9 nodes" in str(refused.value) and "one_gpu_spot ({CPU: 8, GPU: 1}, at most 4)" in str(refused.value)
     with pytest.raises(ValueError, match="can have 0 at most"):
-        worker_slots(huge, 0, [ONE], may_grow=True)
+        slots([], NodeTypes((ONE,), 9), per_worker={"GPU": 2.0})
     with pytest.raises(ValueError, match=r"execution.max_workers is 2; raise it"):
-        worker_slots(plan(workers=4, max_workers=2), 0, [ONE], may_grow=True)
+        slots([], NodeTypes((ONE,), 9), workers=4, max_workers=2)
     with pytest.raises(ValueError, match=r"there is room for 1"):
-        worker_slots(plan(workers=2), 1, [], may_grow=False)
+        slots([ON_ONE], NONE, may_grow=False, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "worker"),
+    [
+        ([{"CPU": 2.0, "GPU": 0.0}], {"CPU": 1.0}),
+        ([{"CPU": 16.0, "GPU": 2.0}], {"GPU": 1.0, "CPU": 8.0}),
+        ([{"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 96.0, "GPU": 8.0}], {"GPU": 1.0, "CPU": 8.0}),
+        ([{"CPU": 2.0, "GPU": 4.0}], {"GPU": 1.0, "CPU": 1.0}),
+    ],
+)
+def test_worker_is_a_gpu_with_its_share_of_the_cores_unless_its_study_says_otherwise(
+    nodes: list[dict[str, float]], worker: dict[str, float]
+) -> None:
+    assert with_worker(tiny_study(execution={}), nodes).execution.per_worker == worker
+    told = tiny_study(execution={"per_worker": {"CPU": 3}})
+    assert with_worker(told, nodes).execution.per_worker == {"CPU": 3.0}
+
+
+def test_study_of_the_documented_launch_trains_on_the_gpus_of_the_shipped_cluster() -> None:
+    [preset] = set(re.findall(r"study launch (\S+)", Path("docs/cluster.md").read_text(encoding="utf-8")))
+    types = parse_node_types(yaml.safe_load(Path("cluster.yaml").read_text()))
+    study = with_worker(load_study(preset, []), [one.resources for one in types.types])
+    assert study.execution.per_worker == {"GPU": 1.0, "CPU": 8.0}

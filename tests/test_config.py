@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from studies import tiny
+from study.config import Execution
 from study.grid import expand
 from study.load import load_study
 
@@ -75,7 +76,6 @@ def test_base_is_merged_key_by_key_below_the_study(file: Path, tmp_path: Path) -
         ("stages.pretrain=null", "add 'pretrain' to `stages`"),
         ("distill.student=r51", "r50"),
         ("execution.workers=0", "must be 1 or more"),
-        ("execution.workers={r18: 2}", "`default`"),
         ("execution.per_worker={CPU: 0}", "positive"),
         ("data.image_size=0", "greater than or equal to 4"),
         ("finetune.when=[{where: {colour: 1}, set: {}}]", "does not change this stage"),
@@ -102,3 +102,9 @@ def test_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(ValueError, match="not a readable YAML"):
         load_study(path)
+
+
+def test_architectures_without_a_number_of_workers_have_one() -> None:
+    execution = Execution.model_validate({"workers": {"r50": 2, "r152*": 8}})
+    assert [execution.workers_of("pretrain", name) for name in ("r50", "r152w3sk", "r18")] == [2, 8, 1]
+    assert execution.workers_of("linear", "r152w3sk") == 1

@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from studies import tiny_study
-from study.capacity import NodeType, worker_slots
+from study.capacity import NodeType, NodeTypes, worker_slots
+from study.config import Execution
 from study.plan import ExpectedImages, make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ import dataclasses, json, pathlib, sys
 from study.capacity import node_types
 said = []
 types = node_types(said.append, pathlib.Path(sys.argv[1]))
-print(json.dumps([[dataclasses.asdict(one) for one in types], said]))
+print(json.dumps([None if types is None else dataclasses.asdict(types), said]))
 """
 
 
@@ -39,6 +40,7 @@ def ray_cluster(name: str, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": whole}
 
 
+NONE = NodeTypes((), 2)
 CLUSTERS = {"growing": ray_cluster("growing"), "fixed": ray_cluster("fixed", enableInTreeAutoscaling=False)}
 
 
@@ -87,7 +89,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         thread.join()
 
 
-def ask(root: Path, namespace: str | None, environment: dict[str, str]) -> tuple[list[NodeType], list[str]]:
+def ask(root: Path, namespace: str | None, environment: dict[str, str]) -> tuple[NodeTypes | None, list[str]]:
     """Node types, and what was said, in a process of a pod: Ray's client reads the environment when it is imported."""
     folder = root / "var/run/secrets/kubernetes.io/serviceaccount"
     folder.mkdir(parents=True)
@@ -97,8 +99,10 @@ def ask(root: Path, namespace: str | None, environment: dict[str, str]) -> tuple
         [sys.executable, "-c", ASK, root], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    types, said = json.loads(done.stdout)
-    return [NodeType(**one) for one in types], said
+    found, said = json.loads(done.stdout)
+    if found is None:
+        return None, said
+    return NodeTypes(tuple(NodeType(**one) for one in found["types"]), found["max_nodes"]), said
 
 
 def test_node_types_of_the_shipped_rayjob_are_known_and_bound_what_may_be_asked(
@@ -106,16 +110,16 @@ def test_node_types_of_the_shipped_rayjob_are_known_and_bound_what_may_be_asked(
 ) -> None:
     types, said = ask(tmp_path, "studies", {**pod, "RAY_CLUSTER_NAME": "growing"})
     memory = {"one-gpu": 28 * 2**30, "eight-gpus": 1000 * 2**30}
-    assert types == [
+    assert types is not None and said == []
+    assert types.types == (
         NodeType("one-gpu", {"CPU": 8, "GPU": 1, "memory": memory["one-gpu"]}, 12),
         NodeType("eight-gpus", {"CPU": 96, "GPU": 8, "memory": memory["eight-gpus"]}, 8),
-    ]
-    assert said == []
-    one_each = make_plan(tiny_study(execution={"per_worker": {"GPU": 1.0, "CPU": 8.0}}), ExpectedImages(200, 10))
-    assert worker_slots(one_each, 0, types, may_grow=True) == 12 + 8 * 8
-    huge = make_plan(tiny_study(execution={"per_worker": {"GPU": 9.0}}), ExpectedImages(200, 10))
+    )
+    plan = make_plan(tiny_study(), ExpectedImages(200, 10))
+    one_each = Execution(per_worker={"GPU": 1.0, "CPU": 8.0})
+    assert worker_slots(plan, one_each, [], types, may_grow=True) == 12 + 8 * 8
     with pytest.raises(ValueError, match=r"(?s)can have 0 at most.*one-gpu .*at most 12.*eight-gpus .*at most 8"):
-        worker_slots(huge, 0, types, may_grow=True)
+        worker_slots(plan, Execution(per_worker={"GPU": 9.0}), [], types, may_grow=True)
 
 
 @pytest.mark.parametrize(
@@ -132,13 +136,13 @@ def test_api_that_tells_nothing_is_said_and_fails_no_launch(
 ) -> None:
     changed = {} if port is None else {"KUBERNETES_SERVICE_PORT_HTTPS": port}
     types, said = ask(tmp_path, namespace, {**pod, **changed, "RAY_CLUSTER_NAME": name})
-    assert types == [] and len(said) == 1
+    assert types is None and len(said) == 1
     assert "execution.max_workers is believed" in said[0] and because in said[0]
 
 
 def test_cluster_that_does_not_grow_has_no_node_types(pod: dict[str, str], tmp_path: Path) -> None:
-    assert ask(tmp_path, "studies", {**pod, "RAY_CLUSTER_NAME": "fixed"}) == ([], [])
+    assert ask(tmp_path, "studies", {**pod, "RAY_CLUSTER_NAME": "fixed"}) == (NONE, [])
 
 
 def test_nobody_is_asked_outside_of_kuberay(pod: dict[str, str], tmp_path: Path) -> None:
-    assert ask(tmp_path, "others", pod) == ([], []), "a pod of no Ray cluster"
+    assert ask(tmp_path, "others", pod) == (NONE, []), "a pod of no Ray cluster"

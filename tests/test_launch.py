@@ -125,6 +125,8 @@ def test_bad_input_costs_nothing(tmp_path: Path, arguments: list[str], message: 
     assert refused.returncode == 2
     assert message in refused.stderr and "Traceback" not in refused.stderr
     assert not list(tmp_path.glob("runs/records/*"))
+    if "execution" in arguments[-1]:
+        assert not list(tmp_path.glob("runs/data/*")), "images were sharded for nothing"
 
 
 def test_failed_trial_fails_alone_and_is_named(shards: str, tmp_path: Path) -> None:

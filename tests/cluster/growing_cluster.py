@@ -199,7 +199,9 @@ def main() -> None:
     from study.capacity import node_types
 
     seen = {"events": observed.events, "exit": code, "lost": lost, "said": text}
-    print(json.dumps(seen | {"node types": [str(node_type) for node_type in node_types(sys.stderr.write)]}))
+    found = node_types(sys.stderr.write)
+    assert found is not None
+    print(json.dumps(seen | {"node types": [str(node_type) for node_type in found.types]}))
 
 
 def start_cluster() -> None:
