@@ -15,7 +15,8 @@ class Budget:
 
     A worker's devices are its GPUs, or one without any. Where nothing tells what a trial takes, it is started as long
     as anything is left and none of its architecture runs, which will tell. A trial that runs is expected to take what
-    was predicted, or what it has taken, whichever is more: if predictions hold, the budget does.
+    was predicted, or what it has taken, whichever is more: if predictions hold, the budget does. Waiting for a node
+    takes nothing: a trial's time counts from when it `began`.
     """
 
     def __init__(
@@ -28,32 +29,43 @@ class Budget:
         self.hours = hours
         self.spent_by_ended = 0.0  # device-seconds
         self._devices, self._expectation, self._clock = per_worker.get("GPU", 1.0), expectation, clock
-        self._running: dict[str, tuple[PlannedTrial, float]] = {}  # with the time of its start
+        self._running: dict[str, PlannedTrial] = {}
+        self._since: dict[str, float] = {}  # when they were started or, from then on, when they began
+        self._waiting: set[str] = set()  # those that run and have not begun
 
     def may_start(self, trial: PlannedTrial) -> bool:
         """Whether a trial can be expected to end within the budget."""
         expected = self._expected(trial)
-        promised = sum(max(0.0, self._taken(id), self._expected(one)) for id, (one, _) in self._running.items())
+        promised = sum(max(0.0, self._spent(id), self._expected(one)) for id, one in self._running.items())
         left = self.hours * 3600 - self.spent_by_ended - promised
         if not math.isnan(expected):
             return left >= expected
-        return left > 0 and all(one.spec.architecture != trial.spec.architecture for one, _ in self._running.values())
+        return left > 0 and all(one.spec.architecture != trial.spec.architecture for one in self._running.values())
 
     def started(self, trial: PlannedTrial) -> None:
-        self._running[trial.id] = trial, self._clock()
+        """A trial was handed out; it may have to wait for a node."""
+        self._running[trial.id], self._since[trial.id] = trial, self._clock()
+        self._waiting.add(trial.id)
+
+    def note_begun(self, has_begun: Callable[[str], bool]) -> None:
+        """Find out which of the waiting trials have begun by now."""
+        for id in [id for id in self._waiting if has_begun(id)]:
+            self._waiting.remove(id)
+            self._since[id] = self._clock()
 
     def ended(self, id: str, device_seconds: float | None) -> None:
         """A trial has ended; its record, if it has one, states its workers' `device_seconds`.
 
         What it waited for a node is not in its record, and what it took in earlier launches was not spent by this one.
         """
-        taken = self._taken(id)
-        del self._running[id]
-        self.spent_by_ended += taken if device_seconds is None else min(taken, device_seconds * self._devices)
+        by_record = None if device_seconds is None else min(self._taken(id), device_seconds * self._devices)
+        self.spent_by_ended += self._spent(id) if by_record is None else by_record
+        del self._running[id], self._since[id]
+        self._waiting.discard(id)
 
     @property
     def spent_hours(self) -> float:
-        return (self.spent_by_ended + sum(self._taken(id) for id in self._running)) / 3600
+        return (self.spent_by_ended + sum(self._spent(id) for id in self._running)) / 3600
 
     def summary(self, undone: list[str], named: int = 10) -> str:
         """What was spent, and which trials were left undone."""
@@ -64,8 +76,10 @@ class Budget:
         return f"{spent}; left undone: {', '.join(undone[:named])}{more}"
 
     def _taken(self, id: str) -> float:
-        trial, started = self._running[id]
-        return (self._clock() - started) * trial.workers * self._devices
+        return (self._clock() - self._since[id]) * self._running[id].workers * self._devices
+
+    def _spent(self, id: str) -> float:
+        return 0.0 if id in self._waiting else self._taken(id)
 
     def _expected(self, trial: PlannedTrial) -> float:
         """Seconds of devices; NaN where nothing tells."""

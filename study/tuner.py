@@ -14,6 +14,7 @@ from study.config import Study
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
+from study.progress import read_progress
 from study.schedule import Schedule
 from study.throughput import Throughput
 
@@ -36,7 +37,7 @@ def run_schedule(
     """
     from ray import tune
 
-    from study.display import OnStep
+    from study.display import PLAIN_SECONDS, OnStep
     from study.execute import run_trial
     from study.gang import booked_by_trial
     from study.reporting import REFRESH_SECONDS, refreshing
@@ -66,12 +67,19 @@ def run_schedule(
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([booked_by_trial(study.execution.per_worker, config["job"]["workers"])])
 
+    def has_begun(id: str) -> bool:
+        progress = read_progress(storage, id)
+        return progress is not None and progress.launch == launched_at.isoformat()
+
+    callbacks: list[tune.Callback] = []
+    if budget is not None:
+        callbacks.append(OnStep(lambda: budget.note_begun(has_begun), PLAIN_SECONDS))
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
         display.following(schedule, storage) as callback,
         refreshing(growth.plan, storage) as report,
     ):
-        refresh = OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)
+        callbacks += [callback, OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)]
         tuner = tune.Tuner(
             tune.with_resources(run_trial, resources),
             tune_config=tune.TuneConfig(
@@ -87,7 +95,7 @@ def run_schedule(
                 storage_path=scratch,  # trials report no files, so only this process writes there
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=study.execution.preemption_retries),
-                callbacks=[callback, refresh],
+                callbacks=callbacks,
             ),
         )
         tuner.fit()

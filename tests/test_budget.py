@@ -45,6 +45,7 @@ class Run:
         while (found := self.schedule.next()) != "end":
             if isinstance(found, PlannedTrial):
                 self.budget.started(found)
+                self.budget.note_begun(lambda id: True)
                 self.started.append(found.id)
                 running.append((self.now + takes(found) / found.workers, found))
                 continue
@@ -125,6 +126,31 @@ def test_trials_are_expected_to_take_what_was_predicted_else_what_their_like_too
     assert expectation.device_seconds(big) == pytest.approx(7.0)
     assert expectation.device_seconds(small) == pytest.approx(100.0)
     assert Expectation(lambda trial: 5.0).device_seconds(big) == 5.0
+
+
+def test_waiting_for_a_node_costs_nothing() -> None:
+    now = [0.0]
+    plan = a_plan(execution={"workers": 2, "per_worker": {"CPU": 1}})
+    budget = Budget(10, {}, Expectation(lambda trial: 4 * HOUR), lambda: now[0] * HOUR)
+    first, second, third = list(plan.trials.values())[:3]
+    for trial in (first, second):
+        assert budget.may_start(trial)
+        budget.started(trial)
+    now[0] = 5.0
+    assert budget.spent_hours == 0 and not budget.may_start(third), "two of four hours are promised, not two of ten"
+    budget.note_begun(lambda id: id == first.id)
+    now[0] = 6.0
+    assert budget.spent_hours == 2, "two workers for an hour"
+    budget.ended(second.id, None)
+    assert budget.spent_hours == 2 and budget.may_start(third)
+
+
+def test_of_each_architecture_one_trial_of_unknown_time_is_started() -> None:
+    budget = Budget(10, {}, Expectation())
+    small, *others = a_plan().trials.values()
+    budget.started(small)
+    refused = {trial.spec.architecture for trial in others if not budget.may_start(trial)}
+    assert refused == {small.spec.architecture} and any(map(budget.may_start, others))
 
 
 @pytest.mark.timeout(120)
