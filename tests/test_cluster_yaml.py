@@ -167,11 +167,13 @@ def test_every_node_config_is_what_ec2_takes(name: str) -> None:
 def test_resources_are_those_of_the_instance_type(name: str, account: Account) -> None:
     instance_type = NODE_TYPES[name]["node_config"]["InstanceType"]
     described = account.session.client("ec2").describe_instance_types(InstanceTypes=[instance_type])["InstanceTypes"][0]
-    gpus = sum(gpu["Count"] for gpu in described.get("GpuInfo", {}).get("Gpus", []))
+    gpus = described.get("GpuInfo", {}).get("Gpus", [])
     if name == "head":
         assert NODE_TYPES[name]["resources"] == {"CPU": 0} and not gpus
     else:
-        assert NODE_TYPES[name]["resources"] == {"CPU": described["VCpuInfo"]["DefaultVCpus"], "GPU": gpus}
+        (gpu,) = gpus
+        cpus = described["VCpuInfo"]["DefaultVCpus"]
+        assert NODE_TYPES[name]["resources"] == {"CPU": cpus, "GPU": gpu["Count"], gpu["Name"]: gpu["Count"]}
     cards = [entry["NetworkCardIndex"] for entry in NODE_TYPES[name]["node_config"].get("NetworkInterfaces", [])]
     assert cards in ([], list(range(described["NetworkInfo"]["MaximumNetworkCards"])))
 

@@ -6,7 +6,7 @@ IN_CLUSTER_YAML = {
     # Machines without GPUs, two cores for all of them together: a worker asks for another resource instead. One CPU
     # each, so that two workers need two machines; the on-demand type and the eight GPUs are not made to fit.
     "    priority: 1 # before the on-demand type with the same GPU; that one is used where spot has none left\n"
-    "    resources: {CPU: 8, GPU: 1}\n": "    priority: 1\n    resources: {CPU: 1, GPU: 1, device: 1}\n",
+    "    resources: {CPU: 8, GPU: 1, L4: 1}\n": "    priority: 1\n    resources: {CPU: 1, GPU: 1, device: 1}\n",
     "idle_timeout_minutes: 5": "idle_timeout_minutes: 0.3",
 }
 
