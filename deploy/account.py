@@ -2,14 +2,15 @@
 
 The bucket, two roles with the policies in `deploy/iam` and their instance profiles, a security group that only the
 cluster's own nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into
-it; running it again changes nothing. Needs an administrator's credentials, once; from then on `deploy/iam/laptop.json`
-is enough.
+it, the region also where SSH goes through AWS; running it again changes nothing. Needs an administrator's credentials,
+once; from then on `deploy/iam/laptop.json` is enough.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import string
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ FILL_IN = "FILL-IN"
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 """Where AWS publishes, in every region, the newest Deep Learning Base image for NVIDIA GPUs (DLAMI developer guide,
 "Finding the ID of a DLAMI")."""
+
+REGION_OPTION = re.compile(r"--region \S+")
+"""Of AWS's command line in `auth`; without it, that would take the laptop's default region."""
 
 DROP_TORN_UPLOADS = {
     "ID": "uploads-that-never-ended",
@@ -83,6 +87,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
         if FILL_IN in values[name]:
             values[name] = find()
             text = text.replace(yaml.safe_load(text)["metadata"][name], values[name])
+    text = REGION_OPTION.sub(f"--region {values['region']}", text)
     file.write_text(text, encoding="utf-8")
     check_security_group(ec2, values["security_group"])
     make_placement_group(ec2)

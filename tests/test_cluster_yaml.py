@@ -220,7 +220,18 @@ def test_only_marked_lines_have_to_be_filled_in(filled: dict[str, Any]) -> None:
     text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
     assert not re.findall(r"\b(?:ami|sg|subnet)-[0-9a-f]{8,}", text)  # an id of somebody's account, or of one region
     changed = {key for key in SHIPPED if SHIPPED[key] != filled[key]}
-    assert changed == {"metadata", "available_node_types"}  # the latter by reference
+    assert changed == {"metadata", "auth", "available_node_types"}  # the last by reference
+
+
+def test_ssh_goes_through_the_region_of_the_cluster_whatever_the_laptops_is(
+    account: Account, file: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "cluster.yaml"
+    moved.write_text(file.read_text(encoding="utf-8").replace(f"&region {REGION}", "&region eu-north-1"))
+    account_setup.prepare(moved, account.session)
+    for path, region in ((file, REGION), (moved, "eu-north-1")):
+        command = yaml.safe_load(path.read_text(encoding="utf-8"))["auth"]["ssh_proxy_command"].split()
+        assert command[command.index("--region") + 1] == region and "FILL-IN" not in command
 
 
 def test_an_unfilled_bucket_is_refused_by_name(account: Account, tmp_path: Path) -> None:
