@@ -97,7 +97,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
         make_role(iam, f"{NAME}-{role}", policy(role, values, account))
     allow_spot(iam)
     filled = [f"{name}: {values[name]}" for name in ("region", "bucket", "subnet", "security_group", "image")]
-    return [*filled, f"{file} is ready: ray up {file}"]
+    return [*filled, *limits_of_subnet(ec2, values["subnet"]), f"{file} is ready: ray up {file}"]
 
 
 def policy(name: str, values: dict[str, str], account: str) -> dict[str, Any]:
@@ -114,6 +114,18 @@ def find_subnet(ec2: Any, region: str) -> str:
         raise ValueError(f"{region} has no default subnet: write the id of a subnet into metadata.subnet")
     first = min(found, key=lambda subnet: subnet["AvailabilityZone"])
     return str(first["SubnetId"])
+
+
+def limits_of_subnet(ec2: Any, subnet: str) -> list[str]:
+    """What to tell the user of a public subnet, in one line: AWS gives a public address to nodes with one network
+    interface only (EC2 API, `InstanceNetworkInterfaceSpecification`), and nothing leads out of it without one."""
+    found = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]
+    if not found["MapPublicIpOnLaunch"]:
+        return []
+    return [
+        f"{subnet} is a public subnet, in which the nodes of eight_gpus reach nothing; all others work. For eight_gpus "
+        "write a private subnet of the same network, with a NAT gateway, into metadata.subnet"
+    ]
 
 
 def make_security_group(ec2: Any, subnet: str) -> str:

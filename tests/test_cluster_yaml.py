@@ -255,6 +255,17 @@ def test_preparing_an_account_again_changes_nothing(account: Account, file: Path
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7} and "Expiration" not in rule
 
 
+def test_a_public_subnet_is_said_to_be_none_for_eight_gpus(account: Account, file: Path) -> None:
+    ec2 = account.session.client("ec2")
+    public = account_setup.prepare(file, account.session)
+    subnet = yaml.safe_load(file.read_text(encoding="utf-8"))["metadata"]["subnet"]
+    ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": False})
+    private = account_setup.prepare(file, account.session)
+    ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": True})
+    (line,) = set(public) - set(private)
+    assert subnet in line and "eight_gpus" in line and "\n" not in line and set(private) < set(public)
+
+
 def test_a_group_open_to_the_world_is_refused(account: Account, filled: dict[str, Any], file: Path) -> None:
     ec2, group = account.session.client("ec2"), filled["metadata"]["security_group"]
     world = [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
