@@ -295,6 +295,15 @@ def test_policies_allow_exactly_what_ray_asks_ec2_for(
     assert allowed(policy, "ec2") == launched[name]
 
 
+def test_a_laptop_may_use_session_manager_for_ssh_and_end_its_own_sessions_only(filled: dict[str, Any]) -> None:
+    policy = account_setup.policy("laptop", filled["metadata"], "123456789012")
+    assert allowed(policy, "ssm") == {"ssm:StartSession", "ssm:ResumeSession", "ssm:TerminateSession"}
+    assert allowed(policy, "ssmmessages") == {"ssmmessages:OpenDataChannel"}
+    (ends,) = [found for found in policy["Statement"] if "ssm:TerminateSession" in found["Action"]]
+    tag = "ssm:resourceTag/aws:ssmmessages:session-id"  # Session Manager user guide, "end only sessions they started"
+    assert ends["Condition"] == {"StringEquals": {tag: "${aws:userid}"}}
+
+
 @pytest.mark.parametrize("name", ["laptop", "head", "worker"])
 def test_no_policy_reaches_beyond_this_cluster_and_its_bucket(name: str, filled: dict[str, Any]) -> None:
     policy = account_setup.policy(name, filled["metadata"], "123456789012")
