@@ -2,14 +2,15 @@
 
 The bucket, two roles with the policies in `deploy/iam` and their instance profiles, a security group that only the
 cluster's own nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into
-it; running it again changes nothing. Needs an administrator's credentials, once; from then on `deploy/iam/laptop.json`
-is enough.
+it, the region also where SSH goes through AWS; running it again changes nothing. Needs an administrator's credentials,
+once; from then on `deploy/iam/laptop.json` is enough.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import string
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ FILL_IN = "FILL-IN"
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 """Where AWS publishes, in every region, the newest Deep Learning Base image for NVIDIA GPUs (DLAMI developer guide,
 "Finding the ID of a DLAMI")."""
+
+REGION_OPTION = re.compile(r"--region \S+")
+"""Of AWS's command line in `auth`; without it, that would take the laptop's default region."""
 
 DROP_TORN_UPLOADS = {
     "ID": "uploads-that-never-ended",
@@ -83,6 +87,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
         if FILL_IN in values[name]:
             values[name] = find()
             text = text.replace(yaml.safe_load(text)["metadata"][name], values[name])
+    text = REGION_OPTION.sub(f"--region {values['region']}", text)
     file.write_text(text, encoding="utf-8")
     check_security_group(ec2, values["security_group"])
     make_placement_group(ec2)
@@ -92,7 +97,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
         make_role(iam, f"{NAME}-{role}", policy(role, values, account))
     allow_spot(iam)
     filled = [f"{name}: {values[name]}" for name in ("region", "bucket", "subnet", "security_group", "image")]
-    return [*filled, f"{file} is ready: ray up {file}"]
+    return [*filled, *limits_of_subnet(ec2, values["subnet"]), f"{file} is ready: ray up {file}"]
 
 
 def policy(name: str, values: dict[str, str], account: str) -> dict[str, Any]:
@@ -109,6 +114,18 @@ def find_subnet(ec2: Any, region: str) -> str:
         raise ValueError(f"{region} has no default subnet: write the id of a subnet into metadata.subnet")
     first = min(found, key=lambda subnet: subnet["AvailabilityZone"])
     return str(first["SubnetId"])
+
+
+def limits_of_subnet(ec2: Any, subnet: str) -> list[str]:
+    """What to tell the user of a public subnet, in one line: AWS gives a public address to nodes with one network
+    interface only (EC2 API, `InstanceNetworkInterfaceSpecification`), and nothing leads out of it without one."""
+    found = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]
+    if not found["MapPublicIpOnLaunch"]:
+        return []
+    return [
+        f"{subnet} is a public subnet, in which the nodes of eight_gpus reach nothing; all others work. For eight_gpus "
+        "write a private subnet of the same network, with a NAT gateway, into metadata.subnet"
+    ]
 
 
 def make_security_group(ec2: Any, subnet: str) -> str:

@@ -167,11 +167,13 @@ def test_every_node_config_is_what_ec2_takes(name: str) -> None:
 def test_resources_are_those_of_the_instance_type(name: str, account: Account) -> None:
     instance_type = NODE_TYPES[name]["node_config"]["InstanceType"]
     described = account.session.client("ec2").describe_instance_types(InstanceTypes=[instance_type])["InstanceTypes"][0]
-    gpus = sum(gpu["Count"] for gpu in described.get("GpuInfo", {}).get("Gpus", []))
+    gpus = described.get("GpuInfo", {}).get("Gpus", [])
     if name == "head":
         assert NODE_TYPES[name]["resources"] == {"CPU": 0} and not gpus
     else:
-        assert NODE_TYPES[name]["resources"] == {"CPU": described["VCpuInfo"]["DefaultVCpus"], "GPU": gpus}
+        (gpu,) = gpus
+        cpus = described["VCpuInfo"]["DefaultVCpus"]
+        assert NODE_TYPES[name]["resources"] == {"CPU": cpus, "GPU": gpu["Count"], gpu["Name"]: gpu["Count"]}
     cards = [entry["NetworkCardIndex"] for entry in NODE_TYPES[name]["node_config"].get("NetworkInterfaces", [])]
     assert cards in ([], list(range(described["NetworkInfo"]["MaximumNetworkCards"])))
 
@@ -218,7 +220,18 @@ def test_only_marked_lines_have_to_be_filled_in(filled: dict[str, Any]) -> None:
     text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
     assert not re.findall(r"\b(?:ami|sg|subnet)-[0-9a-f]{8,}", text)  # an id of somebody's account, or of one region
     changed = {key for key in SHIPPED if SHIPPED[key] != filled[key]}
-    assert changed == {"metadata", "available_node_types"}  # the latter by reference
+    assert changed == {"metadata", "auth", "available_node_types"}  # the last by reference
+
+
+def test_ssh_goes_through_the_region_of_the_cluster_whatever_the_laptops_is(
+    account: Account, file: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "cluster.yaml"
+    moved.write_text(file.read_text(encoding="utf-8").replace(f"&region {REGION}", "&region eu-north-1"))
+    account_setup.prepare(moved, account.session)
+    for path, region in ((file, REGION), (moved, "eu-north-1")):
+        command = yaml.safe_load(path.read_text(encoding="utf-8"))["auth"]["ssh_proxy_command"].split()
+        assert command[command.index("--region") + 1] == region and "FILL-IN" not in command
 
 
 def test_an_unfilled_bucket_is_refused_by_name(account: Account, tmp_path: Path) -> None:
@@ -240,6 +253,17 @@ def test_preparing_an_account_again_changes_nothing(account: Account, file: Path
     assert s3.get_bucket_location(Bucket="my-studies")["LocationConstraint"] == REGION
     (rule,) = s3.get_bucket_lifecycle_configuration(Bucket="my-studies")["Rules"]
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7} and "Expiration" not in rule
+
+
+def test_a_public_subnet_is_said_to_be_none_for_eight_gpus(account: Account, file: Path) -> None:
+    ec2 = account.session.client("ec2")
+    public = account_setup.prepare(file, account.session)
+    subnet = yaml.safe_load(file.read_text(encoding="utf-8"))["metadata"]["subnet"]
+    ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": False})
+    private = account_setup.prepare(file, account.session)
+    ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": True})
+    (line,) = set(public) - set(private)
+    assert subnet in line and "eight_gpus" in line and "\n" not in line and set(private) < set(public)
 
 
 def test_a_group_open_to_the_world_is_refused(account: Account, filled: dict[str, Any], file: Path) -> None:
@@ -269,6 +293,15 @@ def test_policies_allow_exactly_what_ray_asks_ec2_for(
     policy = account_setup.policy(name, filled["metadata"], "123456789012")
     assert {action for action in launched[name] if not action.startswith("ec2:")} == set()
     assert allowed(policy, "ec2") == launched[name]
+
+
+def test_a_laptop_may_use_session_manager_for_ssh_and_end_its_own_sessions_only(filled: dict[str, Any]) -> None:
+    policy = account_setup.policy("laptop", filled["metadata"], "123456789012")
+    assert allowed(policy, "ssm") == {"ssm:StartSession", "ssm:ResumeSession", "ssm:TerminateSession"}
+    assert allowed(policy, "ssmmessages") == {"ssmmessages:OpenDataChannel"}
+    (ends,) = [found for found in policy["Statement"] if "ssm:TerminateSession" in found["Action"]]
+    tag = "ssm:resourceTag/aws:ssmmessages:session-id"  # Session Manager user guide, "end only sessions they started"
+    assert ends["Condition"] == {"StringEquals": {tag: "${aws:userid}"}}
 
 
 @pytest.mark.parametrize("name", ["laptop", "head", "worker"])

@@ -1,4 +1,5 @@
-"""The files in `deploy/` for other than AWS: KubeRay against its CRD's schema, own machines against Ray's."""
+"""The files in `deploy/` for other than AWS: KubeRay against its definitions as written down in `kuberay_v1.yaml`, own
+machines against Ray's schema."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The documented way from `cluster.yaml` to the report, on machines that are namespaces and a cloud that is a mock.
 
-The commands are those of docs/cluster.md, in its order; what is replaced is in `replaced.py`, and nowhere else.
+The commands are those of docs/cluster.md, in its order; what is replaced, and why, is listed in `replaced.py`.
 """
 
 from __future__ import annotations
@@ -154,6 +154,8 @@ def check_the_results(world: World, report: str) -> None:
     assert not [name for name in stored if name.endswith("failure.json")]
     page = world.network.hosts["laptop"].path(report).read_text(encoding="utf-8")
     assert all(record["id"] in page for record in records)
+    assert "<h1>cluster</h1>" in page and f"{len(records)} of {len(records)} planned trials finished" in page
+    assert "Nothing failed, nothing is missing." in page
 
 
 @pytest.mark.timeout(1500)  # of which most is waited for, unless the machine is busy
