@@ -1,9 +1,9 @@
 """What `cluster.yaml` needs in an AWS account, made if it is missing: `python -m deploy.account cluster.yaml`.
 
-The bucket, two roles with the policies in `deploy/iam` and their instance profiles, a security group that only the
-cluster's own nodes may enter, a placement group. What `cluster.yaml` still calls FILL-IN is looked up and written into
-it, the region also where SSH goes through AWS; running it again changes nothing. Needs an administrator's credentials,
-once; from then on `deploy/iam/laptop.json` is enough.
+The bucket, two roles with the policies in `deploy/iam` and their instance profiles, a policy for those who start the
+cluster, a security group that only the cluster's own nodes may enter, a placement group. What `cluster.yaml` still
+calls FILL-IN is looked up and written into it, the region also where SSH goes through AWS; running it again changes
+nothing. Needs an administrator's credentials, once; from then on the policy `labelscale-laptop` is enough.
 """
 
 from __future__ import annotations
@@ -95,9 +95,11 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     account = session.client("sts").get_caller_identity()["Account"]
     for role in ("head", "worker"):
         make_role(iam, f"{NAME}-{role}", policy(role, values, account))
+    make_policy(iam, account, f"{NAME}-laptop", policy("laptop", values, account))
     allow_spot(iam)
     filled = [f"{name}: {values[name]}" for name in ("region", "bucket", "subnet", "security_group", "image")]
-    return [*filled, *limits_of_subnet(ec2, values["subnet"]), f"{file} is ready: ray up {file}"]
+    laptop = f"the policy {NAME}-laptop is all that others need who start this cluster; attach it to them"
+    return [*filled, *limits_of_subnet(ec2, values["subnet"]), laptop, f"{file} is ready: ray up {file}"]
 
 
 def policy(name: str, values: dict[str, str], account: str) -> dict[str, Any]:
@@ -178,6 +180,18 @@ def make_bucket(s3: Any, name: str, region: str) -> None:
         place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         s3.create_bucket(Bucket=name, **place)  # us-east-1 is the default, and refused as a constraint
         s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [DROP_TORN_UPLOADS]})
+
+
+def make_policy(iam: Any, account: str, name: str, document: dict[str, Any]) -> None:
+    """A policy to attach to users or roles, with this content whatever it had before."""
+    try:
+        iam.create_policy(PolicyName=name, PolicyDocument=json.dumps(document))
+    except iam.exceptions.EntityAlreadyExistsException:
+        arn = f"arn:aws:iam::{account}:policy/{name}"
+        for version in iam.list_policy_versions(PolicyArn=arn)["Versions"]:
+            if not version["IsDefaultVersion"]:  # five are the most that AWS keeps
+                iam.delete_policy_version(PolicyArn=arn, VersionId=version["VersionId"])
+        iam.create_policy_version(PolicyArn=arn, PolicyDocument=json.dumps(document), SetAsDefault=True)
 
 
 def make_role(iam: Any, name: str, document: dict[str, Any]) -> None:

@@ -248,11 +248,25 @@ def test_preparing_an_account_again_changes_nothing(account: Account, file: Path
     account_setup.prepare(file, account.session)
     assert file.read_text(encoding="utf-8") == before
     made = {action for action in account.actions if re.search(":(Create|Authorize|Add)", action)}
-    assert made == {"iam:CreateRole", "iam:CreateInstanceProfile"}  # both refused, since they exist
+    refused = {"iam:CreateRole", "iam:CreateInstanceProfile", "iam:CreatePolicy"}  # since they exist
+    assert made == refused | {"iam:CreatePolicyVersion"}
     s3 = account.session.client("s3")
     assert s3.get_bucket_location(Bucket="my-studies")["LocationConstraint"] == REGION
     (rule,) = s3.get_bucket_lifecycle_configuration(Bucket="my-studies")["Rules"]
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7} and "Expiration" not in rule
+
+
+def test_policy_for_those_who_start_the_cluster_is_what_is_shipped_however_often_it_was_changed(
+    account: Account, file: Path
+) -> None:
+    iam = account.session.client("iam")
+    arn = "arn:aws:iam::123456789012:policy/labelscale-laptop"
+    for _ in range(6):  # AWS keeps five versions
+        account_setup.prepare(file, account.session)
+    version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    stored = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))["metadata"]
+    assert stored == account_setup.policy("laptop", values, "123456789012")
 
 
 def test_a_public_subnet_is_said_to_be_none_for_eight_gpus(account: Account, file: Path) -> None:
