@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.filesystem import absolute, is_local
@@ -18,7 +19,7 @@ from study.drift import drift
 from study.evidence import StoredEvidence
 from study.failures import failed_for_good
 from study.images import find_images
-from study.load import load_study, with_seeds
+from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
 from study.plan import Plan, PlannedTrial, make_plan, training_rows
 from study.progress import read_progress
@@ -105,7 +106,12 @@ def launch(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.set)
     if options.seeds is not None:
         study = with_seeds(study, options.seeds)
-    if options.cluster:  # before Ray is imported, which reads then, once and for all, whether it has to show a token
+    only = parse_only(options.only) if options.only is not None else None
+    if options.budget_gpu_hours is not None and not options.budget_gpu_hours > 0:
+        raise ValueError(f"--budget-gpu-hours {options.budget_gpu_hours:g} pays for nothing; expected more than 0")
+    if options.cluster:
+        _check_for_cluster(study, options)
+    if options.cluster and not options.dry_run:  # before Ray is imported, which reads but once whether to show a token
         return _launch_on_cluster(study, options)
     import rich.console
 
@@ -114,7 +120,6 @@ def launch(options: argparse.Namespace) -> int:
     from study.launch import launch as run
 
     storage = Storage(options.storage)
-    only = parse_only(options.only) if options.only is not None else None
     wishes = Wishes(only, options.retry_failed, options.budget_gpu_hours)
     if options.dry_run:
         return _dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
@@ -160,8 +165,9 @@ def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
     return 0
 
 
-def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
-    from study.jobs import launch_on_cluster
+def _check_for_cluster(study: Study, options: argparse.Namespace) -> None:
+    """Find out here what a launch on a cluster would be refused for there, after everything was sent."""
+    from study.parcel import check_source_travels
 
     if options.address:
         raise ValueError(
@@ -173,18 +179,26 @@ def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
             "of a folder that all nodes share"
         )
     storage = Storage(options.storage)
-    if not is_local(options.storage):
-        make_plan(study, find_images(study, storage))  # what cannot be planned is found out here
+    check_source_travels(study, storage)
+    if not storage.is_local:
+        make_plan(study, find_images(study, storage))
+    elif options.dry_run and not Path(storage.root).is_dir():
+        raise ValueError(f"--dry-run reads the storage from here, and there is no folder {storage.root}")
+
+
+def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
+    from study.jobs import Submission, launch_on_cluster
+
     further = [word for override in options.set for word in ("--set", override)]
-    further += ["--only", options.only] if options.only is not None else []
-    for name, value in (("--seeds", options.seeds), ("--budget-gpu-hours", options.budget_gpu_hours)):
+    for name, value in (
+        ("--only", options.only),
+        ("--seeds", options.seeds),
+        ("--budget-gpu-hours", options.budget_gpu_hours),
+    ):
         further += [name, str(value)] if value is not None else []
-    further += [
-        flag for flag, given in (("--retry-failed", options.retry_failed), ("--dry-run", options.dry_run)) if given
-    ]
-    return launch_on_cluster(
-        options.cluster, options.study, study.name, storage.root, further, lambda line: print(line, flush=True)
-    )
+    further += ["--retry-failed"] if options.retry_failed else []
+    submission = Submission(study.name, study_text(options.study), Storage(options.storage).root, further)
+    return launch_on_cluster(options.cluster, submission, lambda line: print(line, flush=True))
 
 
 def status(options: argparse.Namespace) -> int:

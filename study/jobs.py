@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import re
 import shlex
-import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from study.cluster import COMMIT_VARIABLE, JOB_VARIABLE, ROOT, SETTINGS_OF_RAY, git_state, job_client
+from study.cluster import job_client
+from study.parcel import STUDY_FILE, job_variables, write_tree
 from study.tunnel import dashboard
 
-PACKAGES = ("datasets", "reports", "study", "trainables")
-"""What travels to the cluster: all that a launch imports."""
-
 LOST_SECONDS = 600.0
-"""So long a job is looked for after the connection broke; it runs on in any case."""
+"""So long a job is looked for after it was last heard of; it runs on in any case."""
 
 RETRY_SECONDS = 5.0
 
@@ -34,66 +34,121 @@ READY_SECONDS = 60.0
 Say = Callable[[str], None]
 
 
-def launch_on_cluster(
-    cluster: str, study_file: str, study_name: str, storage: str, options: list[str], say: Say
-) -> int:
-    """Submit a launch, or find the one that runs on this storage, and follow it to its end; returns its exit code.
+@dataclass(frozen=True)
+class Submission:
+    """A launch for a cluster: the study's name and YAML (see `load.study_text`), where its results go, and further
+    `options` of the launch."""
 
-    `options` are further arguments of the launch. Ctrl-C ends the following, never the job.
+    name: str
+    text: str
+    storage: str
+    options: list[str]
+
+    def metadata(self) -> dict[str, str]:
+        """What its job says of it."""
+        digest = hashlib.sha256(self.text.encode()).hexdigest()
+        return {
+            "study": self.name,
+            "storage": self.storage,
+            "options": shlex.join(self.options),
+            "study_sha256": digest,
+        }
+
+
+def launch_on_cluster(cluster: str, submission: Submission, say: Say) -> int:
+    """Submit a launch, or find it where it runs already, and follow it to its end; returns its exit code.
+
+    Ctrl-C ends the following, never the job.
 
     Raises:
-        ValueError: no cluster, no token, or another study's launch on this storage.
+        ValueError: no cluster, no token, or a launch of another study or with other options on this storage.
+        ConnectionError: the cluster does not answer as one does.
     """
     with dashboard(cluster) as url:
         client = job_client(url)
-        job = _running(client, storage)
-        if job is not None and job.metadata["study"] != study_name:
-            raise ValueError(
-                f"the storage {storage} is in use by job {job.submission_id} of the study {job.metadata['study']!r}; "
-                "wait for it, or give this study another storage"
-            )
+        job = _running(client, submission.storage)
         if job is None:
-            id = _submit(client, study_file, study_name, storage, options)
+            id = _submit(client, submission)
             say(f"job {id} runs on the cluster; Ctrl-C leaves it running, launching again follows it")
         else:
+            check_same_launch(str(job.submission_id), job.metadata, submission.metadata())
             id = str(job.submission_id)
             say(f"following job {id}, which runs already")
     try:
         return _follow(cluster, id, say)
     except KeyboardInterrupt:
         say(f"job {id} goes on; launch again to follow it. To end it: `ray dashboard CLUSTER.yaml`, and meanwhile")
-        say(f"`RAY_AUTH_MODE=token ray job stop {id} --address http://127.0.0.1:8265`")
+        say(f"`{_stop_command(id)}`")
         return 130
+
+
+def check_same_launch(id: str, running: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Refuse to follow a job that is not the launch that is wanted; both are told by their metadata.
+
+    Raises:
+        ValueError: it is of another study, of a file that was changed since, or has other options.
+    """
+    storage = wanted["storage"]
+    if running["study"] != wanted["study"]:
+        raise ValueError(
+            f"the storage {storage} is in use by job {id} of the study {running['study']!r}; "
+            "wait for it, or give this study another storage"
+        )
+    end = (
+        f"wait for it, or end it: `ray dashboard CLUSTER.yaml`, and meanwhile `{_stop_command(id)}`. A launch after "
+        "that goes on from what it finished"
+    )
+    if running["options"] != wanted["options"]:
+        with_these, without = (
+            f"with `{options['options']}`" if options["options"] else "without options" for options in (running, wanted)
+        )
+        raise ValueError(
+            f"job {id} of this study runs on the storage {storage}, launched {with_these}; launching {without} does "
+            f"not change it. Launch {with_these} to follow it, {end}"
+        )
+    if running["study_sha256"] != wanted["study_sha256"]:
+        raise ValueError(
+            f"job {id} runs the study {wanted['study']!r} on the storage {storage} as its file was before it was "
+            f"changed. Undo the changes to follow it, {end}"
+        )
+
+
+def _stop_command(id: str) -> str:
+    return f"RAY_AUTH_MODE=token ray job stop {id} --address http://127.0.0.1:8265"
 
 
 def _running(client: Any, storage: str) -> Any | None:
     """The launch that runs on a storage, if there is one."""
-    for job in client.list_jobs():
+    for job in _jobs(client):
         if (job.metadata or {}).get("storage") == storage and not job.status.is_terminal():
             return job
     return None
 
 
-def _submit(client: Any, study_file: str, study_name: str, storage: str, options: list[str]) -> str:
-    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", study_name)
+def _jobs(client: Any) -> list[Any]:
+    """The jobs that the cluster knows.
+
+    Raises:
+        ConnectionError: it does not tell them.
+    """
+    try:
+        return list(client.list_jobs())
+    except RuntimeError as error:
+        raise ConnectionError(f"the cluster does not tell its jobs: {error}") from error
+
+
+def _submit(client: Any, submission: Submission) -> str:
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", submission.name)
     id = f"{slug}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
-    command = ["python", "-m", "study", "launch", "study.yaml", "--address", "auto", "--storage", storage, *options]
-    commit, dirty = git_state()
+    command = ["python", "-m", "study", "launch", STUDY_FILE, "--address", "auto", "--storage", submission.storage]
     with tempfile.TemporaryDirectory(prefix="labelscale-job-") as tree:
-        _copy_tree(Path(tree), study_file)
-        variables = {
-            **SETTINGS_OF_RAY,
-            COMMIT_VARIABLE: f"{commit} dirty" if dirty else commit,
-            JOB_VARIABLE: id,
-            "RAY_JOB_STOP_SIGNAL": "SIGINT",  # as Ctrl-C does: trials end, the lease is given back
-            "RAY_JOB_STOP_WAIT_TIME_S": "30",
-        }
+        write_tree(Path(tree), submission.text)
         _submit_when_ready(
             client,
-            entrypoint=shlex.join(command),
+            entrypoint=shlex.join([*command, *submission.options]),
             submission_id=id,
-            metadata={"study": study_name, "storage": storage},
-            runtime_env={"working_dir": tree, "env_vars": variables},
+            metadata=submission.metadata(),
+            runtime_env={"working_dir": tree, "env_vars": job_variables(id, os.environ)},
         )
     return id
 
@@ -115,38 +170,55 @@ def _submit_when_ready(client: Any, **job: Any) -> None:
             time.sleep(2.0)
 
 
-def _copy_tree(tree: Path, study_file: str) -> None:
-    """The code and the study, and nothing else of the checkout."""
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(study_file, tree / "study.yaml")
+@dataclass
+class _Followed:
+    """How many characters of a job's output are printed, and when the job was last heard of, by the monotonic clock."""
+
+    printed: int
+    heard_at: float
 
 
 def _follow(cluster: str, id: str, say: Say) -> int:
-    """Print what a job says until it ends; a connection that breaks is made again."""
-    printed, seen_at = 0, time.monotonic()
+    """Print what a job says until it ends; a connection that breaks is made again.
+
+    Raises:
+        ValueError: the cluster does not know the job, or nothing was heard of it for `LOST_SECONDS`.
+    """
+    followed = _Followed(0, time.monotonic())
     while True:
         try:
             with dashboard(cluster) as url:
                 client = job_client(url)
-                seen_at = time.monotonic()
-                printed = asyncio.run(_print_logs(client, id, printed))
-                info = client.get_job_info(id)
-        except (ConnectionError, OSError, ValueError) as error:
-            if time.monotonic() - seen_at > LOST_SECONDS:
+                job = _find(client, id)
+                if job is not None:
+                    asyncio.run(_print_logs(client, id, followed))
+                    job = _find(client, id)
+        except (OSError, ValueError) as error:
+            if time.monotonic() - followed.heard_at > LOST_SECONDS:
                 raise ValueError(f"lost sight of job {id}: {error}. Launch again to find it, or to go on") from error
             say("the connection is lost; trying again")
             time.sleep(RETRY_SECONDS)
             continue
-        if info.status.is_terminal():
-            if info.driver_exit_code is None:
-                say(f"job {id} {info.status.value.lower()}: {info.message}")
-            return 1 if info.driver_exit_code is None else int(info.driver_exit_code)
+        if job is None:
+            raise ValueError(
+                f"job {id} is not known to the cluster any more: its head was replaced. What has a record is kept; "
+                "launch again to go on"
+            )
+        followed.heard_at = time.monotonic()
+        if job.status.is_terminal():
+            if job.driver_exit_code is None:
+                say(f"job {id} {job.status.value.lower()}: {job.message}")
+            return 1 if job.driver_exit_code is None else int(job.driver_exit_code)
         time.sleep(1.0)
 
 
-async def _print_logs(client: Any, id: str, printed: int) -> int:
-    """Print a job's output from character `printed` on until it ends or is silent; returns the number of characters.
+def _find(client: Any, id: str) -> Any | None:
+    """A job, or None if the cluster does not know it."""
+    return next((job for job in _jobs(client) if job.submission_id == id), None)
+
+
+async def _print_logs(client: Any, id: str, followed: _Followed) -> None:
+    """Print what is not yet printed of a job's output, until the job ends or is silent.
 
     Raises:
         ConnectionError: the connection ended before the job.
@@ -158,12 +230,13 @@ async def _print_logs(client: Any, id: str, printed: int) -> int:
         while True:
             async with asyncio.timeout(SILENT_SECONDS):
                 text = await anext(texts)
-            fresh = text[max(0, printed - read) :]
+            fresh = text[max(0, followed.printed - read) :]
             read += len(text)
             print(fresh, end="", flush=True)
-            printed = max(printed, read)
+            followed.printed = max(followed.printed, read)
+            followed.heard_at = time.monotonic()
     except (StopAsyncIteration, TimeoutError):
-        return printed
+        return
     except (RuntimeError, aiohttp.ClientError) as error:
         raise ConnectionError(str(error)) from error
     finally:

@@ -15,16 +15,19 @@ from study.check import check_grid
 from study.check_adaptive import check_adaptive
 from study.config import AXES_OF_STAGE, Study, explain_errors
 
+_NUMBER = re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$")
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1, except that `1e-4` is a number, as everyone who writes a learning rate expects."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: the text "1e-4" is quoted."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
@@ -34,19 +37,33 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
         ValueError: no such file, no valid YAML, an unknown key (the nearest known one is named), a wrong type, or a
             combination that cannot be run; the message names what was found and what was expected.
     """
-    file = Path(path)
-    if not file.is_file():
-        presets = sorted(str(p.relative_to(Path.cwd())) for p in Path.cwd().glob("study/presets/*.yaml"))
-        near = difflib.get_close_matches(str(path), presets, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else f"; presets here: {', '.join(presets) or 'none'}"
-        raise ValueError(f"no study file {path}{hint}")
-    raw = _read_yaml(file)
+    raw = _read_study(path)
     for override in overrides or []:
         try:
             _apply_override(raw, override)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {override!r}: the value is not valid YAML: {error}") from error
     return parse_study(raw, str(path))
+
+
+def study_text(path: str | Path) -> str:
+    """A study's YAML with its base in it, as one file that needs no other beside it; without overrides.
+
+    Raises:
+        ValueError: no such file, or no valid YAML.
+    """
+    text: str = yaml.dump(_read_study(path), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _read_study(path: str | Path) -> dict[str, Any]:
+    file = Path(path)
+    if not file.is_file():
+        presets = sorted(str(p.relative_to(Path.cwd())) for p in Path.cwd().glob("study/presets/*.yaml"))
+        near = difflib.get_close_matches(str(path), presets, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else f"; presets here: {', '.join(presets) or 'none'}"
+        raise ValueError(f"no study file {path}{hint}")
+    return _read_yaml(file)
 
 
 def _read_yaml(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from typing import IO
 OPEN_SECONDS = 120.0
 """So long a tunnel may take: the cloud is asked where the head is, and SSH may go through a slow proxy."""
 
+ANSWER_SECONDS = 10.0
+"""A dashboard that does not answer within that is asked again, or given up."""
+
 
 @contextmanager
 def dashboard(cluster: str) -> Iterator[str]:
@@ -30,6 +34,8 @@ def dashboard(cluster: str) -> Iterator[str]:
         ValueError: there is no such file, or no head that can be reached.
     """
     if cluster.startswith(("http://", "https://")):
+        if not _answers(cluster):  # the jobs' client would wait for ever for a forwarded port that leads nowhere
+            raise ValueError(f"--cluster {cluster}: nobody answers there; expected the URL of a cluster's dashboard")
         yield cluster.rstrip("/")
         return
     if not Path(cluster).is_file():
@@ -65,11 +71,11 @@ def _wait_until_open(url: str, tunnel: subprocess.Popen[bytes], cluster: str, sa
 
 def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(url, timeout=5).close()
+        urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:  # it wants a token, say
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(getattr(error, "reason", None), ssl.SSLError)  # the jobs' client has certificates of its own
     return True
 
 

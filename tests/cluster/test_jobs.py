@@ -18,7 +18,7 @@ from object_store import ObjectStore, running_store
 from reports.records import read_records
 from reports.storage import Storage
 from studies import tiny
-from study.jobs import PACKAGES
+from study.parcel import PACKAGES
 from study.tunnel import dashboard
 
 pytestmark = pytest.mark.timeout(280)
@@ -85,10 +85,11 @@ def test_job_outlives_the_laptop_is_found_again_and_can_be_stopped(
 ) -> None:
     stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
     stages["pretrain"]["optimization"]["epochs"] = 100_000  # until it is stopped
-    data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
+    data = {"name": "digits", "source": Path(shards).as_uri(), "image_size": 8, "train_images": 200, "classes": 10}
     execution = {"workers": 1, "per_worker": {"CPU": 1}, "min_effective_rank": 0}
-    file, other = tmp_path / "my study.yaml", tmp_path / "other.yaml"
-    file.write_text(yaml.safe_dump(tiny(stages=stages, data=data, execution=execution)))
+    file, other, base = tmp_path / "my study.yaml", tmp_path / "other.yaml", tmp_path / "base of it.yaml"
+    base.write_text(yaml.safe_dump(tiny(name="base", stages=stages, data=data)))
+    file.write_text(yaml.safe_dump({"base": base.name, "name": "tiny", "execution": execution}))
     other.write_text(yaml.safe_dump(tiny(name="other")))
     storage = store.bucket("jobs")
     token = {"RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}  # a launch shows it without being told to
@@ -98,6 +99,8 @@ def test_job_outlives_the_laptop_is_found_again_and_can_be_stopped(
 
         code, _, errors = end(launch(other, "--cluster", url, "--storage", storage, **token))
         assert code == 2 and f"in use by job {job} of the study 'tiny'" in errors
+        code, _, errors = end(launch(file, "--cluster", url, "--storage", storage, "--seeds", "2", **token))
+        assert code == 2 and f"{job} of this study runs on" in errors and "launching with `--seeds 2` does" in errors
         code, _, errors = end(launch(file, "--storage", storage))
         assert code == 2 and f"in use by job {job} of the study 'tiny' on host" in errors
         code, _, errors = end(launch(*arguments, **token | {"RAY_AUTH_TOKEN": "another"}))
