@@ -38,10 +38,6 @@ class Wishes:
     retry_failed: bool = False
     budget_gpu_hours: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.budget_gpu_hours is not None and not self.budget_gpu_hours > 0:
-            raise ValueError(f"a budget of {self.budget_gpu_hours:g} GPU hours pays for nothing; expected more than 0")
-
 
 @dataclass(frozen=True)
 class Launched:

@@ -14,7 +14,6 @@ from reports.storage import Storage
 from studies import tiny, tiny_study
 from study.budget import Budget
 from study.expectation import Expectation
-from study.launch import Wishes
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
 from study.schedule import Schedule
 from test_launch import run, sharded, study_file
@@ -103,12 +102,6 @@ def test_summary_says_what_was_spent_and_left_undone() -> None:
     said = run.budget.summary(run.schedule.missing(), named=2)
     assert said.startswith("budget: 3 of 3 GPU hours spent; left undone: ") and said.endswith("and 15 more")
     assert run.budget.summary([]) == "budget: 3 of 3 GPU hours spent"
-
-
-@pytest.mark.parametrize("hours", [0.0, -1.0, math.nan])
-def test_budget_of_nothing_is_refused(hours: float) -> None:
-    with pytest.raises(ValueError, match="pays for nothing"):
-        Wishes(budget_gpu_hours=hours)
 
 
 def test_trials_are_expected_to_take_what_was_predicted_else_what_their_like_took() -> None:
