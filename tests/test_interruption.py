@@ -17,7 +17,7 @@ import pytest
 import trials
 from reports.records import read_failures
 from reports.storage import Storage
-from study.failures import note_error
+from study.failures import NoNodesError, failed_for_good, note_error
 from study.interruption import TRIES, SpotNotice, ended_before
 from trainables.checkpoint import load_state
 from trainables.context import Context
@@ -177,6 +177,14 @@ def test_trial_that_failed_in_this_launch_is_not_tried_again_in_it(tmp_path: Pat
     note_error(storage, "t", RuntimeError("no"))
     assert ended_before(storage, "t", LAUNCH)
     assert not ended_before(storage, "t", "2999-01-01T00:00:00+00:00"), "a later launch tries it"
+
+
+def test_trial_without_nodes_ends_its_launch_and_later_ones_try_it_again(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    note_error(storage, "failed", ArithmeticError("the loss is not finite"))
+    note_error(storage, "waited", NoNodesError("there was no room"))
+    assert ended_before(storage, "waited", LAUNCH)
+    assert set(failed_for_good(storage, ["failed", "waited"])) == {"failed"}
 
 
 RETRIED = """
