@@ -80,11 +80,16 @@ class Storage:
     def read_json(self, *parts: str) -> Any:
         """Content of a small JSON file that others may be replacing or deleting in this moment.
 
-        Raises FileNotFoundError when it is absent and ValueError when it is not JSON.
+        Raises FileNotFoundError when it is absent, which a file that is only replaced never is, and ValueError when it
+        is not JSON.
         """
         for _ in range(REPLACED_READS):
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 return json.loads(self.read_bytes(*parts))
+            except FileNotFoundError:
+                raise
+            except (OSError, ValueError):  # cut short, or a handle of the file that was there before
+                continue
         return json.loads(self.read_bytes(*parts))
 
     def write_bytes(self, content: bytes, *parts: str) -> None:

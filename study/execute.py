@@ -98,11 +98,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def _run_workers(job: Job, storage: Storage) -> None:
-    folder = storage.uri("ray", job.id)
-    try:
-        train_together(run_worker, job.model_dump(), job.workers, job.per_worker, folder, job.preemption_retries)
-    finally:
-        storage.delete("ray", job.id)
+    note, retries = ("checkpoints", job.id, "nodes.json"), job.preemption_retries
+    train_together(run_worker, job.model_dump(), job.workers, job.per_worker, storage, note, retries)
 
 
 def run_worker(plain_job: dict[str, Any]) -> None:

@@ -14,6 +14,14 @@ PROCESS_DIED = "ProcessDied"
 """The error of a trial that ended without a word, which says nothing of the trial."""
 
 
+class NoNodesError(RuntimeError):
+    """A trial's workers got no nodes, or lost them too often: this is the cluster's failure, not the trial's."""
+
+
+TRIED_AGAIN = (PROCESS_DIED, NoNodesError.__name__)
+"""Errors after which a later launch goes on where the trial was."""
+
+
 def note_error(storage: Storage, id: str, error: BaseException) -> None:
     """Write a trial's failure: the error that a worker met, not the one in which Ray Train wrapped it."""
     workers = getattr(error, "worker_failures", None)
@@ -32,9 +40,9 @@ def note_death(storage: Storage, id: str, launched_at: datetime) -> None:
 
 
 def failed_for_good(storage: Storage, ids: Iterable[str]) -> dict[str, Failure]:
-    """Failures of these trials, without those whose process was killed: these go on where they were."""
+    """Failures of these trials, without those of which they are innocent: these go on where they were."""
     failures, _ = read_failures(storage, ids)
-    return {failure.id: failure for failure in failures if failure.error_type != PROCESS_DIED}
+    return {failure.id: failure for failure in failures if failure.error_type not in TRIED_AGAIN}
 
 
 def _note(storage: Storage, id: str, error_type: str, message: str, text: str, host: str) -> None:

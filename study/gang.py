@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 
-from study.interruption import any_node_died, nodes
+from reports.storage import Storage
+from study.failures import NoNodesError
+from study.interruption import any_node_died, nodes, nodes_of_all_ranks
 
 ON_HEAD = {"node:__internal_head__": 0.001}
 """What a trial of several workers books for the process that drives them: no worker's node is kept or lost with it."""
 
-CONTROLLER_FAILURES = 3
-"""Ray Train asks for its workers this often before the trial fails; by default it would ask for ever."""
+WAIT_SECONDS = 24 * 3600.0
+"""Workers are asked for so long before the trial fails: 48 times the half hour after which Ray Train asks anew
+(`RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S`). Large spot nodes are often scarce for hours, in the busy ones of a day."""
 
 TRAINING_SHARE = 0.9
 """Of each CPU that a worker asks for, this share is booked for training and the rest left to the tasks that read its
@@ -36,22 +44,41 @@ def train_together(
     job: dict[str, Any],
     workers: int,
     per_worker: dict[str, float],
-    folder: str,
+    storage: Storage,
+    note: tuple[str, ...],
     preemption_retries: int,
 ) -> None:
     """Run a worker's function in several processes, by DDP in Ray Train, which books their resources.
 
-    Where a node is gone, all begin again, so often as `preemption_retries` says; they continue from their checkpoint.
-    `folder` is for Ray Train's own use, the caller's to delete.
+    Where one of their nodes is gone, all begin again, at most `preemption_retries` times; they continue from their
+    checkpoint. Meanwhile the storage has a file `note` of the nodes that they are on.
+
+    Raises:
+        ray.train.TrainingFailedError: a worker failed by itself; what it met is in the error.
+        NoNodesError: their nodes were lost more often than that, or for `WAIT_SECONDS` there were none.
     """
-    for attempt in range(preemption_retries + 1):
-        dead = nodes(alive=False)
-        try:
-            _fit(worker, job, workers, per_worker, folder, f"try-{attempt}", preemption_retries)
-            return
-        except ray.train.TrainingFailedError:
-            if attempt == preemption_retries or not any_node_died(dead):
-                raise
+    lost, asked_at = 0, time.monotonic()
+    try:
+        while True:
+            dead = nodes(alive=False)
+            storage.delete(*note)
+            try:
+                _fit(worker, job, workers, per_worker, storage, note)
+                return
+            except ray.train.TrainingFailedError as error:
+                if _is(error, WorkerGroupStartupTimeoutError):
+                    if time.monotonic() - asked_at < WAIT_SECONDS:
+                        continue
+                    reason = f"there was no room for its {workers} workers of {per_worker} in {WAIT_SECONDS / 3600:g} h"
+                    raise NoNodesError(f"{reason}; launch again to wait for it again") from error
+                if not _lost_a_node(error, dead, _nodes_told(storage, note)):
+                    raise
+                if (lost := lost + 1) > preemption_retries:
+                    reason = f"nodes of its workers were lost {lost} times (`preemption_retries` are {lost - 1})"
+                    raise NoNodesError(f"{reason}; launch again to continue it") from error
+                asked_at = time.monotonic()
+    finally:
+        storage.delete(*note)
 
 
 def _fit(
@@ -59,26 +86,56 @@ def _fit(
     job: dict[str, Any],
     workers: int,
     per_worker: dict[str, float],
-    folder: str,
-    name: str,
-    preemption_retries: int,
+    storage: Storage,
+    note: tuple[str, ...],
 ) -> None:
+    """One attempt, which Ray Train is not to repeat: `train_together` counts. Nothing is reported to Ray Train, so that
+    it needs no folder which all nodes see, and no client of an object store that would be less patient than ours."""
+
+    root = storage.root  # a client that was pickled tries less often
+
+    def tell_nodes_and_work(job: dict[str, Any]) -> None:
+        found = nodes_of_all_ranks()
+        if torch.distributed.get_rank() == 0:
+            Storage(root).write_bytes(json.dumps(sorted(found)).encode(), *note)
+        worker(job)
+
     use_gpu = "GPU" in per_worker
-    trainer = ray.train.torch.TorchTrainer(
-        worker,
-        train_loop_config=job,
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=booked(per_worker)
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=folder,
-            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
-                max_failures=0,
-                max_preemption_failures=preemption_retries,
-                controller_failure_limit=CONTROLLER_FAILURES,
+    with tempfile.TemporaryDirectory(prefix="labelscale-train-") as scratch:
+        trainer = ray.train.torch.TorchTrainer(
+            tell_nodes_and_work,
+            train_loop_config=job,
+            torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers, use_gpu=use_gpu, resources_per_worker=booked(per_worker)
             ),
-        ),
-    )
-    trainer.fit()
+            run_config=ray.train.RunConfig(
+                name="gang",
+                storage_path=scratch,
+                failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+                ),
+            ),
+        )
+        trainer.fit()
+
+
+def _is(error: ray.train.TrainingFailedError, kind: type[Exception]) -> bool:
+    """Whether the controller failed by an error of this kind."""
+    return isinstance(error, ray.train.ControllerError) and isinstance(error.controller_failure, kind)
+
+
+def _lost_a_node(error: ray.train.TrainingFailedError, dead_before: set[str], ours: set[str] | None) -> bool:
+    """Whether an attempt ended by the end of a node, announced or not; or before the trial's own code began to run, of
+    which a worker that did not start says nothing."""
+    if isinstance(error, ray.train.PreemptionError) or _is(error, WorkerGroupStartupFailedError):
+        return True
+    return any_node_died(dead_before, ours)
+
+
+def _nodes_told(storage: Storage, note: tuple[str, ...]) -> set[str] | None:
+    """The nodes of this attempt's workers; None if it ended before they told."""
+    try:
+        return set(storage.read_json(*note))
+    except FileNotFoundError:
+        return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import logging
+import math
 import os
 import threading
 import time
@@ -14,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 import torch
+from ray.exceptions import RayError
 
 from reports.records import read_failures
 from reports.storage import Storage
@@ -27,6 +31,11 @@ GONE_SECONDS = 20.0
 """After a process was lost, so long Ray may take to find its node dead: five health checks that are not answered."""
 
 METADATA = "http://169.254.169.254"
+
+TRIES = 5
+"""Where no metadata service has answered so often there is none: for half a minute, with the pauses between them."""
+
+logger = logging.getLogger(__name__)
 
 
 def ended_before(storage: Storage, id: str, launched_at: str) -> bool:
@@ -59,9 +68,14 @@ def node_died(node: str) -> bool:
     return _comes_true(lambda: node not in nodes(alive=True))
 
 
-def any_node_died(dead_before: set[str]) -> bool:
-    """Whether one more node of the cluster is gone, which Ray may find out a little later."""
-    return _comes_true(lambda: bool(nodes(alive=False) - dead_before))
+def any_node_died(dead_before: set[str], ours: set[str] | None) -> bool:
+    """Whether one more of these nodes (None: of all of the cluster) is gone, which Ray may find out a little later."""
+
+    def gone() -> bool:
+        dead = nodes(alive=False) - dead_before
+        return bool(dead if ours is None else dead & ours)
+
+    return _comes_true(gone)
 
 
 def _comes_true(condition: Callable[[], bool]) -> bool:
@@ -90,15 +104,20 @@ def watching() -> Iterator[threading.Event]:
     if not (here := this_node()):
         yield notice
         return
-    ours = _nodes_of_all_ranks(here)
+    ours = nodes_of_all_ranks()
 
     def watch() -> None:
-        cloud = SpotNotice()
+        cloud, told = SpotNotice(), False
         while not over.wait(NOTICE_SECONDS) and not notice.is_set():
-            if (deadline := cloud.deadline()) is not None:
-                drain(here, deadline)
-            if ours & draining_nodes():
-                notice.set()
+            try:
+                if (deadline := cloud.deadline()) is not None:
+                    drain(here, deadline)
+                if ours & draining_nodes():
+                    notice.set()
+            except (RayError, OSError, RuntimeError, ValueError) as error:  # what Ray's clients make of a bad answer
+                if not told:
+                    logger.warning("the end of nodes could not be watched for, which is tried again: %s", error)
+                told = True
 
     thread = threading.Thread(target=watch, name="notices", daemon=True)
     thread.start()
@@ -109,11 +128,12 @@ def watching() -> Iterator[threading.Event]:
         thread.join()
 
 
-def _nodes_of_all_ranks(here: str) -> set[str]:
+def nodes_of_all_ranks() -> set[str]:
+    """Ids of the nodes on which the workers of this trial are. To be called by all ranks."""
     if not torch.distributed.is_initialized():
-        return {here}
+        return {this_node()}
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, here)
+    torch.distributed.all_gather_object(gathered, this_node())
     return set(gathered)
 
 
@@ -136,29 +156,46 @@ def drain(node: str, deadline: float) -> None:
 
 
 class SpotNotice:
-    """What EC2 tells an instance of its own end; asks no more where nobody answers, which is everywhere else."""
+    """What EC2 tells an instance of its own end; asks no more where nobody ever answered, which is everywhere else."""
 
     def __init__(self) -> None:
         self._url = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA).rstrip("/")
-        self._answers = os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true"
+        disabled = os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
+        self._tries_left = 0.0 if disabled else TRIES
+        self._puzzled = False
 
     def deadline(self) -> float | None:
-        """When this instance ends, in seconds since the epoch; None if it is not told to."""
-        if not self._answers:
+        """When this instance ends, in seconds since the epoch; None if it is not told to, or nobody answers now."""
+        if not self._tries_left:
             return None
         try:
             token = self._ask("PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+            self._tries_left = math.inf
             answer = self._ask("GET", "meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
+            return _end_of(answer)
         except urllib.error.HTTPError:  # 404: no notice
-            return None
-        except OSError:
-            self._answers = False
-            return None
-        told = json.loads(answer)
-        return datetime.fromisoformat(told["time"]).timestamp() if told["action"] != "hibernate" else time.time()
+            self._tries_left = math.inf
+        except (OSError, http.client.HTTPException):  # nobody, too late, or cut short
+            self._tries_left -= 1
+        except ValueError as error:
+            if not self._puzzled:
+                logger.warning("this notice of the instance's metadata service is not understood: %s", error)
+            self._puzzled = True
+        return None
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> str:
         request = urllib.request.Request(f"{self._url}/latest/{path}", method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=1.0) as answer:
             text: str = answer.read().decode()
         return text
+
+
+def _end_of(notice: str) -> float:
+    """When an instance ends by its notice, in seconds since the epoch; hibernation begins at once.
+
+    Raises ValueError for anything else than a notice.
+    """
+    told = json.loads(notice)
+    if not isinstance(told, dict) or not isinstance(told.get("time"), str):
+        raise ValueError(f"expected an action and a time, found {notice!r}")
+    return time.time() if told.get("action") == "hibernate" else datetime.fromisoformat(told["time"]).timestamp()

@@ -20,12 +20,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow
 from pyarrow import fs
+from pydantic import TypeAdapter
 
 from reports.storage import Storage
 from study.cluster import JOB_VARIABLE
@@ -55,8 +57,13 @@ class Claim:
     held: bool = False
 
     def __str__(self) -> str:
+        if not self.since:
+            return "a driver whose claim cannot be read"
         job = f"job {self.job} of " if self.job else ""
         return f"{job}the study {self.study!r} on host {self.host}, pid {self.pid}, since {self.since}"
+
+
+_CLAIM = TypeAdapter(Claim)  # it checks types, and passes over what another version of the code adds
 
 
 class Lease:
@@ -74,7 +81,7 @@ class Lease:
         """Stop the heartbeat and withdraw the claim."""
         self._over.set()
         self._thread.join()
-        self._storage.delete("lease", _file(self._claim.name))
+        _withdraw(self._storage, self._claim)
 
     def _renew(self) -> None:
         renewed = _uptime()
@@ -84,7 +91,7 @@ class Lease:
                 if self.lost is None:
                     _write(self._storage, self._claim)
                     renewed = _uptime()
-            except OSError as error:
+            except (OSError, pyarrow.ArrowException) as error:
                 if _uptime() - renewed > self._stale_seconds:
                     self.lost = f"the lease on {self._storage.root} could not be renewed: {error}; launch again"
             if self.lost is not None:
@@ -174,7 +181,7 @@ def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_s
                 raise ValueError(_in_use(storage, first, stale_seconds) + ". Wait for it, or end it")
             time.sleep(random.uniform(0.05, 0.2))
     except BaseException:
-        storage.delete("lease", _file(mine.name))
+        _withdraw(storage, mine)
         raise
 
 
@@ -214,14 +221,24 @@ def _claims(storage: Storage) -> dict[str, float]:
 
 
 def _read(storage: Storage, name: str) -> Claim | None:
+    """A claim; None if it was withdrawn. One that is torn, or of a version of the code that writes other claims, counts
+    as held by somebody on another machine, of whom it is not known since when, and who takes over from nobody."""
     try:
-        return Claim(**storage.read_json("lease", _file(name)))
+        return _CLAIM.validate_python(storage.read_json("lease", _file(name)))
     except FileNotFoundError:
         return None
+    except ValueError:  # no JSON, or not a claim's
+        return Claim(study="", host="", pid=0, process="", since="", name=name, held=True)
 
 
 def _write(storage: Storage, claim: Claim) -> None:
     storage.write_bytes(json.dumps(asdict(claim)).encode(), "lease", _file(claim.name))
+
+
+def _withdraw(storage: Storage, claim: Claim) -> None:
+    """Delete one's claim. Where the storage is gone it ends by itself, and the reason why the driver ends counts."""
+    with suppress(OSError, pyarrow.ArrowException):
+        storage.delete("lease", _file(claim.name))
 
 
 def _file(name: str) -> str:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +17,8 @@ import pytest
 import trials
 from reports.records import read_failures
 from reports.storage import Storage
-from study.failures import note_error
-from study.interruption import SpotNotice, ended_before
+from study.failures import NoNodesError, failed_for_good, note_error
+from study.interruption import TRIES, SpotNotice, ended_before
 from trainables.checkpoint import load_state
 from trainables.context import Context
 from trainables.stages import run_stage
@@ -30,8 +31,12 @@ class Metadata(BaseHTTPRequestHandler):
 
     notice: str | None = None
     asked: int = 0
+    fault: str = ""
 
     def do_PUT(self) -> None:
+        type(self).asked += self.fault != ""
+        if self.fault == "silence":
+            return
         granted = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "60"
         self._answer(200 if granted else 403, "a-token")
 
@@ -47,7 +52,7 @@ class Metadata(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, text: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(text) + (self.fault == "cut short")))
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -86,6 +91,69 @@ def test_machine_outside_of_the_cloud_has_no_notice(monkeypatch: pytest.MonkeyPa
     assert SpotNotice().deadline() is None
 
 
+FAULTS = ["silence", "cut short"]
+END = json.dumps({"action": "stop", "time": "2099-03-01T08:22:00Z"})
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_service_that_never_answered_is_asked_no_more_after_a_few_tries(metadata: type[Metadata], fault: str) -> None:
+    metadata.fault = fault
+    cloud = SpotNotice()
+    assert [cloud.deadline() for _ in range(2 * TRIES)] == [None] * 2 * TRIES and metadata.asked == TRIES
+    metadata.fault, metadata.notice = "", END
+    assert cloud.deadline() is None
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_service_that_answered_once_is_asked_for_ever(metadata: type[Metadata], fault: str) -> None:
+    cloud = SpotNotice()
+    assert cloud.deadline() is None
+    metadata.fault, metadata.notice = fault, END
+    assert [cloud.deadline() for _ in range(2 * TRIES)] == [None] * 2 * TRIES
+    metadata.fault = ""
+    assert cloud.deadline() == datetime(2099, 3, 1, 8, 22, tzinfo=UTC).timestamp()
+
+
+def test_notice_that_is_not_understood_is_told_once_and_the_next_one_is_read(
+    metadata: type[Metadata], caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud = SpotNotice()
+    for notice in ("<html>", "[]", "{}", '{"action": "stop", "time": 5}', '{"action": "stop", "time": "soon"}'):
+        metadata.notice = notice
+        assert cloud.deadline() is None
+    assert len(caplog.records) == 1 and "not understood" in caplog.text
+    metadata.notice = END
+    assert cloud.deadline() is not None
+
+
+WATCHING = """
+import ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+@ray.remote(num_cpus=1)
+def trial():
+    from study import interruption
+    interruption.NOTICE_SECONDS = 0.2
+    with interruption.watching() as notice:
+        return notice.wait(60), interruption.draining_nodes() == {interruption.this_node()}
+
+print(*ray.get(trial.remote()))
+"""
+
+
+def test_worker_learns_of_its_end_from_the_cloud_and_tells_ray(metadata: type[Metadata]) -> None:
+    """The first notice is of a time before 1970, which Ray refuses: that does not end the watch."""
+    metadata.notice = json.dumps({"action": "stop", "time": "1960-01-01T00:00:00Z"})
+    with subprocess.Popen([sys.executable, "-c", WATCHING], stdout=subprocess.PIPE, text=True) as trial:
+        deadline = time.monotonic() + 60
+        while metadata.asked < 4 and trial.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        asked, metadata.notice = metadata.asked, END
+        said, _ = trial.communicate(timeout=90)
+    assert asked >= 4, "nobody asked the metadata service, or not again after the first notice"
+    assert said == "True True\n"
+
+
 def test_notice_makes_one_checkpoint_at_once(shards: str, tmp_path: Path) -> None:
     done = [0.0]
     steps: list[int] = []
@@ -109,6 +177,14 @@ def test_trial_that_failed_in_this_launch_is_not_tried_again_in_it(tmp_path: Pat
     note_error(storage, "t", RuntimeError("no"))
     assert ended_before(storage, "t", LAUNCH)
     assert not ended_before(storage, "t", "2999-01-01T00:00:00+00:00"), "a later launch tries it"
+
+
+def test_trial_without_nodes_ends_its_launch_and_later_ones_try_it_again(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    note_error(storage, "failed", ArithmeticError("the loss is not finite"))
+    note_error(storage, "waited", NoNodesError("there was no room"))
+    assert ended_before(storage, "waited", LAUNCH)
+    assert set(failed_for_good(storage, ["failed", "waited"])) == {"failed"}
 
 
 RETRIED = """

@@ -166,7 +166,65 @@ def test_driver_that_is_cut_off_from_the_storage_ends(store: ObjectStore) -> Non
         code, message = driver.end()
     finally:
         store.fault = None
-    assert code == 1 and "ACCESS_DENIED" in message
+    lost = f"ValueError: the lease on {storage.root} could not be renewed: "
+    assert code == 1 and message.startswith(lost) and "ACCESS_DENIED" in message and message.endswith("launch again")
+
+
+def test_storage_that_is_gone_when_a_driver_ends_is_no_error(store: ObjectStore) -> None:
+    storage = Storage(store.bucket("gone"))
+    try:
+        with lease(storage, "complete"):
+            store.fault = lambda method, path: "403" if "gone" in path else None
+    finally:
+        store.fault = None
+    assert len(claims(storage)) == 1, "it ends by itself"
+
+
+UNREADABLE = [
+    b'{"study": "s", "ho',
+    b"\xff\xfe",
+    b"[]",
+    b"7",
+    b'{"who": "a driver of another version"}',
+    b'{"pid": []}',
+]
+
+
+def test_claim_that_cannot_be_read_does_not_end_the_heart_beat(storage: Storage) -> None:
+    def beat() -> int:
+        [info] = storage.filesystem.get_file_info([storage.path("lease", mine)])
+        return int(info.mtime_ns)
+
+    with lease(storage, "holder", heartbeat_seconds=0.2, stale_seconds=2) as holder:
+        [mine] = claims(storage)
+        for number, content in enumerate(UNREADABLE):
+            storage.write_bytes(content, "lease", f"x{number}.json")
+        last, deadline = beat(), time.monotonic() + 30
+        while beat() - last < 3e9:  # longer than it may be without
+            assert time.monotonic() < deadline and holder.lost is None
+            time.sleep(0.2)
+    assert mine not in claims(storage)
+
+
+@pytest.mark.parametrize("content", UNREADABLE[:1] + UNREADABLE[-2:])
+def test_claim_that_cannot_be_read_is_waited_for_as_any_other(storage: Storage, content: bytes) -> None:
+    storage.write_bytes(content, "lease", "x.json")
+    said: list[str] = []
+    with lease(storage, "second", said.append, stale_seconds=2):
+        assert len(claims(storage)) == 1
+    assert len(said) == 1 and "in use by a driver whose claim cannot be read" in said[0]
+
+
+def test_claim_of_a_version_that_notes_more_is_read(storage: Storage) -> None:
+    driver = Driver(storage, 60)
+    [name] = claims(storage)
+    storage.write_bytes(json.dumps(storage.read_json("lease", name) | {"more": 1}).encode(), "lease", name)
+    with (
+        pytest.raises(ValueError, match=f"in use by the study 'first' .* pid {driver.process.pid}"),
+        lease(storage, "b"),
+    ):
+        pass
+    driver.stop(signal.SIGINT)
 
 
 def test_second_launch_is_refused_before_it_costs_anything(tmp_path: Path) -> None:

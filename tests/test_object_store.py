@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,19 @@ def test_file_that_is_replaced_while_it_is_read_is_whole(store: ObjectStore) -> 
 
     store.fault = replace
     assert storage.read_json("progress.json") == {"step": 2, "share": 0.5} and store.fault is None
-    with pytest.raises(FileNotFoundError):
-        storage.read_json("absent.json")
+
+
+def test_absent_file_is_asked_for_as_often_as_the_client_has_to(store: ObjectStore) -> None:
+    """A trial that waits has no progress, and the status of a study asks for that of each."""
+    storage = Storage(store.bucket("absent"))
+
+    def requests(read: Callable[..., Any]) -> int:
+        store.requests.clear()
+        with pytest.raises(FileNotFoundError):
+            read("checkpoints", "t", "progress.json")
+        return len(store.requests)
+
+    assert requests(storage.read_json) == requests(storage.read_bytes) > 0
 
 
 def test_many_records_are_read_at_the_same_time(store: ObjectStore) -> None:

@@ -17,8 +17,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +30,7 @@ import yaml
 
 DEADLINE_SECONDS = 220.0
 HEAD = "ray.head.default"  # the name that the provider gives it, whatever the file says
-NOTICE_AHEAD = 10.0  # seconds; a cloud gives 30 to 120
+NOTICE_AHEAD = 15.0  # seconds; a cloud gives 30 to 120
 MEMORY = {"object_store_memory": 100_000_000}
 PROVIDER = {
     "type": "fake_multinode",
@@ -138,13 +141,49 @@ def kill_head() -> None:
 def kill_node(node: str) -> None:
     """What a power cut does: the node's processes are gone at once."""
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if words and words[0].endswith("/raylet") and any(node in word for word in words):
+        if is_raylet(process.info["cmdline"] or [], node):
             for one in [*process.children(recursive=True), process]:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
             return
     raise AssertionError(f"no raylet of node {node}")
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """EC2's metadata service, version 2, at one address for all nodes; `ending` is a node, which alone is told so."""
+
+    ending: str = ""
+    deadline: float = 0.0
+
+    def do_PUT(self) -> None:
+        self._answer(200 if self.path == "/latest/api/token" else 404, "a-token")
+
+    def do_GET(self) -> None:
+        asked = self.path == "/latest/meta-data/spot/instance-action"
+        if not asked or self.headers["X-aws-ec2-metadata-token"] != "a-token" or not self._is_ending():
+            self._answer(404, "")
+            return
+        end = datetime.fromtimestamp(self.deadline, UTC).isoformat(timespec="seconds")
+        self._answer(200, json.dumps({"action": "terminate", "time": end.replace("+00:00", "Z")}))
+
+    def _is_ending(self) -> bool:
+        """Whether the process that asks belongs to the ending node."""
+        pids = [one.pid for one in psutil.net_connections("tcp") if one.laddr == self.client_address]
+        families = [psutil.Process(pid).parents() for pid in pids if pid is not None and self.ending]
+        return any(is_raylet(process.cmdline(), self.ending) for family in families for process in family)
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def is_raylet(words: list[str], node: str) -> bool:
+    return bool(words) and words[0].endswith("/raylet") and any(node in word for word in words)
 
 
 class Observed:
@@ -185,6 +224,10 @@ def main() -> None:
     parser.add_argument("--loss", choices=["kill", "drain", "head"], required=True)
     options = parser.parse_args()
     private_machine()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    os.environ.pop("AWS_EC2_METADATA_DISABLED", None)
     start_cluster()
     observed = Observed(Path(options.storage))
     observed.sample()
@@ -254,13 +297,10 @@ def replace_head() -> None:
 
 
 def lose(how: str, node: str) -> None:
-    from study.interruption import drain
-
     if how == "kill":
         kill_node(node)
     else:
-        time.sleep(3)  # until it trains
-        drain(node, time.time() + NOTICE_AHEAD)
+        Metadata.deadline, Metadata.ending = time.time() + NOTICE_AHEAD, node
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from studies import tiny
 pytestmark = pytest.mark.timeout(280)
 
 
-def observe(folder: Path, shards: str, loss: str, **changes: Any) -> tuple[dict[str, Any], Storage]:
+def observe(folder: Path, shards: str, loss: str, epochs: int = 120, **changes: Any) -> tuple[dict[str, Any], Storage]:
     """Launch a study on a cluster of its own; what was seen, and its storage."""
     if reason := growing_cluster.missing():
         pytest.skip(reason)
     stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
-    stages["pretrain"]["optimization"]["epochs"] = 120
+    stages["pretrain"]["optimization"]["epochs"] = epochs
     data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
     execution = {
         "workers": 1,
@@ -79,8 +79,10 @@ def test_launch_on_another_head_goes_on_where_the_first_was_killed(shards: str, 
 
 
 def test_workers_that_are_told_of_their_end_save_at_once_and_go_on_elsewhere(shards: str, tmp_path: Path) -> None:
-    """Two workers on two nodes; nothing but the notice makes a checkpoint."""
-    seen, storage = observe(tmp_path, shards, "drain", execution={"workers": 2, "checkpoint_seconds": 1000})
+    """Two workers on two nodes; nothing makes a checkpoint but the notice, which the cloud's metadata service has for
+    one of them."""
+    execution = {"workers": 2, "checkpoint_seconds": 1000}
+    seen, storage = observe(tmp_path, shards, "drain", epochs=240, execution=execution)
     assert seen["exit"] == 0, seen["said"]
     assert in_order(["2 nodes", "loss", "0 nodes"], seen), seen["events"]
     records, problems = read_records(storage)

@@ -1,0 +1,130 @@
+"""Workers that train together on nodes that come and go: what is tried again, how often, what is said in the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.timeout(240)
+
+GANG = '''
+import json, os, sys, threading, time
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+os.environ.update(
+    RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2", RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2", RAY_CHDIR_TO_TRIAL_DIR="0"
+)
+fast = {"_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 3}, "num_cpus": 0}
+cluster = Cluster(initialize_head=True, head_node_args={**fast, "include_dashboard": False})
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+
+from reports.storage import Storage
+from study import gang, interruption
+
+interruption.GONE_SECONDS = 10.0
+nodes = {}
+
+
+def worker(job):
+    """Say that this attempt has begun, and train until the test says how it ends."""
+    import os, time
+    import torch
+    from pathlib import Path
+
+    folder = Path(job["folder"])
+    rank = torch.distributed.get_rank()
+    if rank == 0:
+        Path(folder, f"began-{time.time()}").touch()
+    while not Path(folder, "fail").exists():
+        time.sleep(0.1)
+        torch.distributed.barrier()
+    raise ArithmeticError("the loss is not finite")
+
+
+def elsewhere(case, folder):
+    """What happens to the cluster meanwhile."""
+    if case == "fails":  # they come when they were asked for in vain
+        time.sleep(4)
+        for _ in range(3):
+            node = cluster.add_node(num_cpus=2, resources={"trainer": 1})
+            nodes[node.node_id] = node
+    for attempt in (1, 2):
+        while len(list(folder.glob("began-*"))) < attempt:
+            time.sleep(0.1)
+        if case == "fails":  # while a node dies on which it is not
+            cluster.remove_node(idle, allow_graceful=False)
+            while not interruption.nodes(alive=False):
+                time.sleep(0.1)
+            Path(folder, "fail").touch()
+            return
+        [mine, *_] = storage.read_json("nodes.json")
+        cluster.remove_node(nodes.pop(mine), allow_graceful=False)
+
+
+def train(case, folder):
+    try:
+        per_worker, job = {"CPU": 1.0, "trainer": 1.0}, {"folder": str(folder)}
+        gang.train_together(worker, job, 2, per_worker, storage, ("nodes.json",), preemption_retries=1)
+    except Exception as error:
+        causes = {type(one).__name__ for one in getattr(error, "worker_failures", {}).values()}
+        attempts = len(list(folder.glob("began-*")))
+        seen = [type(error).__name__, sorted(causes), attempts, str(error).splitlines()[0], storage.list()]
+        print(json.dumps({case: seen}), flush=True)
+
+
+def observe(case):
+    folder = Path(sys.argv[1], case)
+    folder.mkdir()
+    thread = threading.Thread(target=train, args=(case, folder))
+    thread.start()
+    if case != "waits":
+        elsewhere(case, folder)
+    thread.join()
+
+
+storage = Storage(f"{sys.argv[1]}/runs")
+gang.WAIT_SECONDS = 5.0
+observe("waits")
+gang.WAIT_SECONDS = 100.0
+idle = cluster.add_node(num_cpus=2)
+observe("fails")
+observe("loses")
+ray.shutdown()
+cluster.shutdown()
+'''
+
+Seen = tuple[str, list[str], int, str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Seen]:
+    """By what happens: the error, those of the workers, attempts that began, the message, files left in storage."""
+    folder = tmp_path_factory.mktemp("gang")
+    done = subprocess.run([sys.executable, "-c", GANG, str(folder)], capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return {case: tuple(what) for line in lines for case, what in json.loads(line).items()}
+
+
+def test_gang_for_which_no_nodes_come_gives_up(seen: dict[str, Seen]) -> None:
+    error, _, attempts, message, left = seen["waits"]
+    assert error == "NoNodesError" and attempts == 0 and left == []
+    assert message.startswith("there was no room for its 2 workers of {'CPU': 1.0, 'trainer': 1.0} in ")
+
+
+def test_failure_while_a_node_dies_elsewhere_is_the_gangs_own(seen: dict[str, Seen]) -> None:
+    """Its nodes came after it had asked for them in vain."""
+    error, causes, attempts, _, left = seen["fails"]
+    assert (error, causes, attempts, left) == ("WorkerGroupError", ["ArithmeticError"], 1, [])
+
+
+def test_gang_that_loses_nodes_begins_again_as_often_as_the_study_says(seen: dict[str, Seen]) -> None:
+    error, _, attempts, message, left = seen["loses"]
+    assert (error, attempts, left) == ("NoNodesError", 2, [])
+    assert message.startswith("nodes of its workers were lost 2 times (`preemption_retries` are 1)")
