@@ -232,6 +232,8 @@ def main() -> None:
     observed = Observed(Path(options.storage))
     observed.sample()
     launch = [sys.executable, "-m", "study", "launch", options.study, "--storage", options.storage, "--address", "auto"]
+    too_wide = [*launch, "--set", "execution.workers=5", "--set", "execution.max_workers=null"]
+    refused = subprocess.run(too_wide, capture_output=True, text=True, timeout=60)
     with tempfile.TemporaryFile("w+") as said:
         try:
             lost, code = watch(observed, launch, options.loss, said)
@@ -239,12 +241,8 @@ def main() -> None:
             said.seek(0)
             text = said.read()
             sys.stderr.write(text)
-    from study.capacity import node_types
-
     seen = {"events": observed.events, "exit": code, "lost": lost, "said": text}
-    found = node_types(sys.stderr.write)
-    assert found is not None
-    print(json.dumps(seen | {"node types": [str(node_type) for node_type in found.types]}))
+    print(json.dumps(seen | {"refused": [refused.returncode, refused.stderr]}))
 
 
 def start_cluster() -> None:
