@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -49,7 +49,7 @@ def allowed(cells: pd.DataFrame, by: Sequence[str], across: Sequence[str] = ACRO
     columns = (keys_of(cells, compared), keys_of(cells, part), cells["setting"].tolist(), cells["n"].tolist())
     rows = [Row(*row) for row in zip(*columns, strict=True)]
     tiers: dict[int, int] = {}
-    for group in _grouped(range(len(rows)), keys_of(cells, apart)).values():
+    for group in _grouped(range(len(rows)), keys_of(cells, apart).__getitem__).values():
         tiers |= _tiers(group, rows)
     kept = sorted(tiers)
     return cells.iloc[kept].assign(tier=[tiers[i] for i in kept])
@@ -78,10 +78,10 @@ def with_caveats(
         return chosen.assign(caveat="", apart=False, worse=False)
     within = [name for name in by if name not in across]
     compared = [name for name in by if name in across]
-    outside = _grouped(range(len(left_out)), keys_of(left_out, within))
+    outside = _grouped(range(len(left_out)), keys_of(left_out, within).__getitem__)
     parts = [
         _told(chosen.iloc[group], left_out.iloc[outside.get(key, [])], compared)
-        for key, group in _grouped(range(len(chosen)), keys_of(chosen, within)).items()
+        for key, group in _grouped(range(len(chosen)), keys_of(chosen, within).__getitem__).items()
     ]
     return pd.concat(parts).loc[chosen.index]
 
@@ -91,20 +91,17 @@ def joined(caveats: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(part for caveat in caveats if caveat for part in caveat.split("; ")))
 
 
-def _grouped(numbers: Iterable[int], keys: Sequence[object]) -> dict[object, list[int]]:
-    """Numbers with equal keys, which are numbered so."""
+def _grouped(numbers: Iterable[int], key: Callable[[int], object]) -> dict[object, list[int]]:
+    """Numbers with equal keys."""
     groups: dict[object, list[int]] = {}
     for number in numbers:
-        groups.setdefault(keys[number], []).append(number)
+        groups.setdefault(key(number), []).append(number)
     return groups
 
 
 def _tiers(group: Sequence[int], rows: Sequence[Row]) -> dict[int, int]:
     """Numbers of the rows of a group that may be compared, with their tier."""
-    of_parts: dict[object, list[int]] = {}
-    for i in group:
-        of_parts.setdefault(rows[i].part, []).append(i)
-    parts = list(of_parts.values())
+    parts = list(_grouped(group, lambda i: rows[i].part).values())
     shared = _shared(parts, rows)
     if all(any(i in shared for i in part) for part in parts):
         settings = [{rows[i].setting for i in part if i in shared} for part in parts]

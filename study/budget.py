@@ -58,8 +58,10 @@ class Budget:
 
         What it waited for a node is not in its record, and what it took in earlier launches was not spent by this one.
         """
-        by_record = None if device_seconds is None else min(self._taken(id), device_seconds * self._devices)
-        self.spent_by_ended += self._spent(id) if by_record is None else by_record
+        if device_seconds is None:
+            self.spent_by_ended += self._spent(id)
+        else:
+            self.spent_by_ended += min(self._taken(id), device_seconds * self._devices)
         del self._running[id], self._since[id]
         self._waiting.discard(id)
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from study.config import Execution
+from study.hardware import how_often
 from study.kubernetes import autoscaling_config
 from study.plan import Plan
 
@@ -18,7 +19,6 @@ CONFIG_ARGUMENT = "--autoscaling-config="
 
 PRICE_LABEL = "labelscale/price"
 """By this label a cluster's nodes tell the entry of the price table at which they are rented; see `cluster.yaml`."""
-
 
 HEAD = "node:__internal_head__"
 """Ray's own resource of a head node."""
@@ -52,7 +52,7 @@ class NodeTypes:
 
 def workers_that_fit(resources: dict[str, float], per_worker: dict[str, float]) -> int:
     """How many workers fit on one node."""
-    return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in per_worker.items())  # 0.3 / 0.1 < 3
+    return min(how_often(resources.get(name, 0.0), amount) for name, amount in per_worker.items())
 
 
 def living_nodes() -> list[dict[str, float]]:

@@ -53,13 +53,12 @@ def plan(options: argparse.Namespace) -> int:
     """Print the plan with what it takes, and what makes an unfinished trial differ from a finished one like it."""
     from reports.prices import DEFAULT, read_prices
     from study.estimate import estimate_plan
-    from study.hardware import of_node, processor, resources_here, this_machine, with_worker
+    from study.hardware import of_node, processor, resources, this_machine, with_worker
     from study.throughput import Throughput, read_calibrations, write_calibration
 
     prices = read_prices(options.prices or DEFAULT)
     node = prices.node(options.node) if options.node else None
-    rented = {"CPU" if node.device == "cpu" else "GPU": float(node.devices)} if node else resources_here()
-    study = with_worker(load_study(options.study, options.set), [rented])
+    study = with_worker(load_study(options.study, options.set), resources(node))
     storage = Storage(options.storage)
     per_worker = study.execution.per_worker
     hardware = of_node(node, per_worker) if node else this_machine(per_worker)

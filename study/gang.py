@@ -57,13 +57,14 @@ def train_together(
         ray.train.TrainingFailedError: a worker failed by itself; what it met is in the error.
         NoNodesError: their nodes were lost more often than that, or for `WAIT_SECONDS` there were none.
     """
+    work = _telling_nodes(worker, storage.root, note)
     lost, asked_at = 0, time.monotonic()
     try:
         while True:
             dead = nodes(alive=False)
             storage.delete(*note)
             try:
-                _fit(worker, job, workers, per_worker, storage, note)
+                _fit(work, job, workers, per_worker)
                 return
             except ray.train.TrainingFailedError as error:
                 if _is(error, WorkerGroupStartupTimeoutError):
@@ -81,18 +82,11 @@ def train_together(
         storage.delete(*note)
 
 
-def _fit(
-    worker: Callable[[dict[str, Any]], None],
-    job: dict[str, Any],
-    workers: int,
-    per_worker: dict[str, float],
-    storage: Storage,
-    note: tuple[str, ...],
-) -> None:
-    """One attempt, which Ray Train is not to repeat: `train_together` counts. Nothing is reported to Ray Train, so that
-    it needs no folder which all nodes see, and no client of an object store that would be less patient than ours."""
-
-    root = storage.root  # a client that was pickled tries less often
+def _telling_nodes(
+    worker: Callable[[dict[str, Any]], None], root: str, note: tuple[str, ...]
+) -> Callable[[dict[str, Any]], None]:
+    """The worker's function, before which rank 0 writes the nodes of all ranks to a file of the storage at `root`: each
+    process opens it anew, since a client that was pickled tries less often."""
 
     def tell_nodes_and_work(job: dict[str, Any]) -> None:
         found = nodes_of_all_ranks()
@@ -100,10 +94,18 @@ def _fit(
             Storage(root).write_bytes(json.dumps(sorted(found)).encode(), *note)
         worker(job)
 
+    return tell_nodes_and_work
+
+
+def _fit(
+    work: Callable[[dict[str, Any]], None], job: dict[str, Any], workers: int, per_worker: dict[str, float]
+) -> None:
+    """One attempt, which Ray Train is not to repeat: `train_together` counts. Nothing is reported to Ray Train, so that
+    it needs no folder which all nodes see, and no client of an object store that would be less patient than ours."""
     use_gpu = "GPU" in per_worker
     with tempfile.TemporaryDirectory(prefix="labelscale-train-") as scratch:
         trainer = ray.train.torch.TorchTrainer(
-            tell_nodes_and_work,
+            work,
             train_loop_config=job,
             torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(

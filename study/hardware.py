@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +38,12 @@ def with_worker(study: Study, nodes: Iterable[Mapping[str, float]]) -> Study:
     return study.model_copy(update={"execution": study.execution.model_copy(update={"per_worker": worker})})
 
 
-def resources_here() -> dict[str, float]:
-    """Ray resources of this machine, as Ray itself finds them."""
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(len(gpus()))}
+def resources(node: NodePrice | None) -> Iterator[dict[str, float]]:
+    """Ray resources of a node of the price table, or of this machine, which is asked only when they are wanted."""
+    if node is None:
+        yield {"CPU": float(os.cpu_count() or 1), "GPU": float(len(gpus()))}
+    else:
+        yield {"CPU" if node.device == "cpu" else "GPU": float(node.devices)}
 
 
 def this_machine(per_worker: Mapping[str, float]) -> Hardware:
@@ -71,14 +75,16 @@ def of_node(node: NodePrice, per_worker: Mapping[str, float]) -> Hardware:
     return Hardware(node.device, slots, f"one {node.type}")
 
 
-def gpus() -> list[str]:
+@functools.cache
+def gpus() -> tuple[str, ...]:
     """Names of this machine's NVIDIA GPUs, as torch reports them; none without a driver."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return []
+        return ()
     asked = [command, "--query-gpu=name", "--format=csv,noheader"]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def processor() -> str:
@@ -91,4 +97,9 @@ def processor() -> str:
 
 
 def _room(amount: float, per_worker: Mapping[str, float], name: str) -> int:
-    return int(amount / per_worker[name] + 1e-9) if name in per_worker else int(amount)  # 0.3 / 0.1 is less than 3
+    return how_often(amount, per_worker[name]) if name in per_worker else int(amount)
+
+
+def how_often(amount: float, each: float) -> int:
+    """How often an amount of a resource is to be had."""
+    return int(amount / each + 1e-9)  # 0.3 / 0.1 is less than 3

@@ -210,12 +210,7 @@ def _residuals(fit: Fit, look: Look) -> go.Scatter:
         name=_name(fit),
         legendgroup=_name(fit),
         showlegend=False,
-        hovertext=[
-            "<br>".join(
-                [f"<b>{plain(point.architecture)}</b>", f"{residual:+.1f} % of the fitted error", *some_ids(point.ids)]
-            )
-            for point, residual in zip(fit.points, residuals, strict=True)
-        ],
+        hovertext=[_off(point, residual) for point, residual in zip(fit.points, residuals, strict=True)],
         hoverinfo="text",
         customdata=custom_data(rows),
     )
