@@ -33,14 +33,19 @@ class Budget:
         self._since: dict[str, float] = {}  # when they were started or, from then on, when they began
         self._waiting: set[str] = set()  # those that run and have not begun
 
-    def may_start(self, trial: PlannedTrial) -> bool:
-        """Whether a trial can be expected to end within the budget."""
-        expected = self._expected(trial)
+    def affordable(self) -> Callable[[PlannedTrial], bool]:
+        """Tells which trials can be expected to end within the budget, beside those that run now."""
         promised = sum(max(0.0, self._spent(id), self._expected(one)) for id, one in self._running.items())
         left = self.hours * 3600 - self.spent_by_ended - promised
-        if not math.isnan(expected):
-            return left >= expected
-        return left > 0 and all(one.spec.architecture != trial.spec.architecture for one in self._running.values())
+        architectures = {one.spec.architecture for one in self._running.values()}
+
+        def is_affordable(trial: PlannedTrial) -> bool:
+            expected = self._expected(trial)
+            if not math.isnan(expected):
+                return left >= expected
+            return left > 0 and trial.spec.architecture not in architectures
+
+        return is_affordable
 
     def started(self, trial: PlannedTrial) -> None:
         """A trial was handed out; it may have to wait for a node."""

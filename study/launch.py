@@ -236,7 +236,7 @@ def make_schedule(
     finished = growth.evidence.done
     schedule = Schedule(plan, ending, max_workers, grow, given_up, finished, expectation.wall_seconds)
     if budget is not None:
-        schedule.may_start = budget.may_start
+        schedule.affordable = budget.affordable
     return schedule
 
 

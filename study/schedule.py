@@ -26,7 +26,8 @@ class Schedule:
     on a trial without a record is skipped, and so is what builds on one of `given_up`, which are not tried.
     `ending` tells how a trial ended: the record is the truth, not what whoever ran it believes. At most `max_workers`
     workers are in flight. `grow` is told of every trial that has ended or was skipped, and returns the trials that are
-    known only now; those in `finished` have a record of an earlier launch. What `may_start` refuses is left waiting.
+    known only now; those in `finished` have a record of an earlier launch. What `affordable()` refuses is left
+    waiting, and refused again until another trial has ended.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class Schedule:
         self.seconds = seconds
         self.clock = clock
         self.ends: dict[str, float] = {}  # when each of the running trials is expected to end, NaN: unknown
-        self.may_start: Callable[[PlannedTrial], bool] = lambda trial: True
+        self.affordable: Callable[[], Callable[[PlannedTrial], bool]] = lambda: lambda trial: True
+        self.all_refused = False  # all that is ready, since a trial ended last
         self.trials: dict[str, PlannedTrial] = {}
         self.states: dict[str, State] = {}
         self.waiting = 0
@@ -62,15 +64,18 @@ class Schedule:
 
     def next(self) -> PlannedTrial | Literal["wait", "end"]:
         """The trial to start now; "wait" until another one has ended; "end" when nothing can start any more."""
-        refused = []
-        while self.ready and not self.may_start(self.trials[self.ready[0][-1]]):
+        if self.workers_in_flight and self.ready and (self.all_refused or self.workers_in_flight == self.max_workers):
+            return "wait"
+        refused, is_affordable = [], self.affordable()
+        while self.ready and not is_affordable(self.trials[self.ready[0][-1]]):
             refused.append(heapq.heappop(self.ready))
-        found = self._next_of_ready()
+        self.all_refused = not self.ready
+        found = self._next_of_ready(is_affordable)
         for entry in refused:
             heapq.heappush(self.ready, entry)
         return "end" if found == "wait" and refused and self.workers_in_flight == 0 else found
 
-    def _next_of_ready(self) -> PlannedTrial | Literal["wait", "end"]:
+    def _next_of_ready(self, is_affordable: Callable[[PlannedTrial], bool]) -> PlannedTrial | Literal["wait", "end"]:
         if not self.ready:
             growing = self.grow is not None and self.workers_in_flight > 0
             return "wait" if self.waiting or growing else "end"
@@ -79,14 +84,16 @@ class Schedule:
         if first.workers <= free:
             heapq.heappop(self.ready)
             return self._start(first)
-        entry = self._next_beside(first, free)
+        entry = self._next_beside(first, free, is_affordable)
         if entry is None:
             return "wait"
         self.ready.remove(entry)
         heapq.heapify(self.ready)
         return self._start(self.trials[entry[-1]])
 
-    def _next_beside(self, gang: PlannedTrial, free: int) -> tuple[float, int, str] | None:
+    def _next_beside(
+        self, gang: PlannedTrial, free: int, is_affordable: Callable[[PlannedTrial], bool]
+    ) -> tuple[float, int, str] | None:
         """The first trial that fits and does not delay one that waits until more workers are free."""
         if free == 0:
             return None
@@ -101,7 +108,7 @@ class Schedule:
         for entry in heapq.nsmallest(LOOK_BEHIND, self.ready):
             trial = self.trials[entry[-1]]
             harmless = trial.workers <= spare or now + self.seconds(trial) <= start
-            if trial.workers <= free and harmless and self.may_start(trial):
+            if trial.workers <= free and harmless and is_affordable(trial):
                 return entry
         return None
 
@@ -116,6 +123,7 @@ class Schedule:
         assert self.states[id] == "running", f"{id} ended and is {self.states[id]}"
         self.workers_in_flight -= self.trials[id].workers
         del self.ends[id]
+        self.all_refused = False
         self._change(id, self.ending(id))
         changed: list[tuple[str, State]] = [(id, self.states[id])]
         if self.states[id] == "done":

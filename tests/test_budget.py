@@ -35,7 +35,7 @@ class Run:
         self.expectation = Expectation(lambda trial: expects(trial) * HOUR)
         self.budget = Budget(hours, {"GPU": gpus}, self.expectation, lambda: self.now * HOUR)
         self.schedule = Schedule(plan, lambda id: "done", slots)
-        self.schedule.may_start = self.budget.may_start
+        self.schedule.affordable = self.budget.affordable
         self.started: list[str] = []
         self._drive(takes)
 
@@ -69,6 +69,23 @@ def test_trials_of_an_hour_are_started_while_the_budget_pays_for_them(hours: flo
     assert len(run.started) == started
     assert run.budget.spent_hours == pytest.approx(started)
     assert len(run.schedule.missing()) == 20 - started
+
+
+def test_what_was_refused_is_not_asked_about_again_before_a_trial_has_ended() -> None:
+    asked = 0
+
+    def affordable() -> Callable[[PlannedTrial], bool]:
+        nonlocal asked
+        asked += 1
+        return lambda trial: len(schedule.ends) < 3
+
+    schedule = Schedule(a_plan(), lambda id: "done", 4)
+    schedule.affordable = affordable
+    started = [schedule.next() for _ in range(3)]
+    assert [schedule.next() for _ in range(100)] == ["wait"] * 100 and asked == 4
+    assert isinstance(started[0], PlannedTrial)
+    schedule.ended(started[0].id)
+    assert isinstance(schedule.next(), PlannedTrial)
 
 
 def test_a_cheap_trial_is_started_where_a_dear_one_no_longer_fits() -> None:
@@ -127,23 +144,23 @@ def test_waiting_for_a_node_costs_nothing() -> None:
     budget = Budget(10, {}, Expectation(lambda trial: 4 * HOUR), lambda: now[0] * HOUR)
     first, second, third = list(plan.trials.values())[:3]
     for trial in (first, second):
-        assert budget.may_start(trial)
+        assert budget.affordable()(trial)
         budget.started(trial)
     now[0] = 5.0
-    assert budget.spent_hours == 0 and not budget.may_start(third), "two of four hours are promised, not two of ten"
+    assert budget.spent_hours == 0 and not budget.affordable()(third), "two of four hours are promised, not two of ten"
     budget.note_begun(lambda id: id == first.id)
     now[0] = 6.0
     assert budget.spent_hours == 2, "two workers for an hour"
     budget.ended(second.id, None)
-    assert budget.spent_hours == 2 and budget.may_start(third)
+    assert budget.spent_hours == 2 and budget.affordable()(third)
 
 
 def test_of_each_architecture_one_trial_of_unknown_time_is_started() -> None:
     budget = Budget(10, {}, Expectation())
     small, *others = a_plan().trials.values()
     budget.started(small)
-    refused = {trial.spec.architecture for trial in others if not budget.may_start(trial)}
-    assert refused == {small.spec.architecture} and any(map(budget.may_start, others))
+    refused = {trial.spec.architecture for trial in others if not budget.affordable()(trial)}
+    assert refused == {small.spec.architecture} and any(map(budget.affordable(), others))
 
 
 @pytest.mark.timeout(120)
