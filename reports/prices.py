@@ -88,10 +88,10 @@ class Prices(Part):
             )
         return found
 
-    def rented(self, used: Resources) -> NodePrice | None:
+    def rented(self, device: str, node_type: str) -> NodePrice | None:
         """The node type that a trial noted, if it is in the table and of the device that the trial had."""
-        found = next((one for one in self.nodes if one.type == used.node_type), None)
-        return found if found and fnmatchcase(used.device.lower(), found.device.lower()) else None
+        found = next((one for one in self.nodes if one.type == node_type), None)
+        return found if found and fnmatchcase(device.lower(), found.device.lower()) else None
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,8 @@ def resources_used(records: Sequence[Record]) -> dict[str, Resources]:
 def money(trials: pd.DataFrame, prices: Prices, used: Mapping[str, Resources]) -> Money:
     """What each trial of a table cost; `used` by trial id, as of `resources_used`.
 
-    A trial is priced by the node type that its record notes, that of rank 0 where it ended: of a trial over nodes of
-    several types, or one that went on elsewhere, this is an approximation. Where none is noted or the table lacks it,
-    its device's price counts.
+    A trial is priced by the node types that its record notes, those of rank 0: of a trial over nodes of several types
+    at once this is an approximation. Where none is noted or the table lacks it, its device's price counts.
     """
     ids: list[str] = trials["id"].tolist()
     per_second = [hourly(used[id], prices) / 3600 if id in used else math.nan for id in ids]
@@ -152,25 +151,34 @@ def money(trials: pd.DataFrame, prices: Prices, used: Mapping[str, Resources]) -
     table = pd.DataFrame(
         {"id": ids, "money": list(own.values()), "planned_money": planned.tolist(), "total_money": totals}
     )
-    shown = [used[id] for id in ids if id in used]
-    nodes = {node.type: node for one in shown if (node := prices.rented(one))}
-    by_device = [one for one in shown if not prices.rented(one)]
-    unpriced = {one.device for one in by_device if math.isnan(_of_device(one.device, prices))}
-    unpriced_nodes = {one.node_type for one in by_device if one.node_type}
+    shown = {(used[id].device, type) for id in ids if id in used for type in seconds_on(used[id])}
+    nodes = {node.type: node for one in shown if (node := prices.rented(*one))}
+    by_device = [one for one in shown if not prices.rented(*one)]
+    unpriced = {device for device, _ in by_device if math.isnan(_of_device(device, prices))}
+    unpriced_nodes = {type for _, type in by_device if type}
     sorted_nodes = tuple(nodes[name] for name in sorted(nodes))
     return Money(prices.currency, table, tuple(sorted(unpriced)), sorted_nodes, tuple(sorted(unpriced_nodes)))
 
 
 def hourly(used: Resources, prices: Prices) -> float:
-    """Price of one worker for one hour; NaN where it is unknown.
+    """Price of one worker for one hour, on average over the node types that it was on; NaN where it is unknown.
 
-    A worker pays for the GPUs that it asks for (1 where it does not say, as in `study.budget`) and has the cores of
-    rented machines with them, or on "cpu" for its cores: at its share of the noted node type's price, where the table
-    has that, else at the device's.
+    A device costs its share of the noted node type's price, where the table has that, else the device's own.
     """
-    node = prices.rented(used)
-    each = node.per_hour / node.devices if node else _of_device(used.device, prices)
-    return each * (used.per_worker.get("CPU", math.nan) if used.device == "cpu" else used.per_worker.get("GPU", 1.0))
+    seconds = seconds_on(used)
+    paid = sum(_per_hour(used.device, type, prices) * part for type, part in seconds.items())
+    return devices_paid(used.device, used.per_worker) * paid / sum(seconds.values())
+
+
+def devices_paid(device: str, per_worker: Mapping[str, float]) -> float:
+    """How many devices a worker pays for: the GPUs that it asks for (1 where it does not say, as in `study.budget`),
+    with which it has the cores of rented machines, or on "cpu" its cores; NaN where it asks for neither."""
+    return per_worker.get("CPU", math.nan) if device == "cpu" else per_worker.get("GPU", 1.0)
+
+
+def seconds_on(used: Resources) -> dict[str, float]:
+    """Wall seconds of a trial by node type ("": not noted), in any unit where it was on one type."""
+    return used.seconds_on or {used.node_type or "": 1.0}
 
 
 def money_text(amount: float) -> str:
@@ -178,6 +186,12 @@ def money_text(amount: float) -> str:
     if math.isnan(amount):
         return "unknown"
     return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:#.2g}"
+
+
+def _per_hour(device: str, node_type: str, prices: Prices) -> float:
+    """Price of one core or one GPU of a node for one hour; NaN where the table has none."""
+    node = prices.rented(device, node_type)
+    return node.per_hour / node.devices if node else _of_device(device, prices)
 
 
 def _of_device(device: str, prices: Prices) -> float:

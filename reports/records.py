@@ -48,6 +48,7 @@ OF_LABELS = ("linear", "finetune", "supervised")
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0)]
+Duration = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=0)]
 Count = Annotated[int, Strict(), Field(ge=0, lt=2**63)]  # as tables store it
 TrialId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # it is also a file name
 
@@ -164,7 +165,8 @@ class Resources(Part):
     """What a trial ran on, and the two choices of its execution that change the rounding (null: not noted).
 
     `node_type` is the entry of the price table at which the node was rented, rank 0's where the trial ended (null: not
-    noted, as on machines without a label).
+    noted, as on machines without a label). Of a trial that was continued on nodes of another type, `seconds_on` are the
+    wall seconds on each ("": not noted).
     """
 
     workers: Count
@@ -173,6 +175,7 @@ class Resources(Part):
     tf32: bool | None = None
     channels_last: bool | None = None
     node_type: str | None = None
+    seconds_on: Annotated[dict[str, Duration], Field(min_length=2)] | None = None
 
 
 class DataUsed(Part):

@@ -14,7 +14,7 @@ from reports.figures.style import STAGES
 from reports.layouts import NUMBERS, table_rows
 from reports.markup import definitions, details, escape, in_paper, names, paragraph, table
 from reports.planned import estimated, planned_and_actual
-from reports.prices import Money, Prices, money_text
+from reports.prices import Money, Prices, money_text, seconds_on
 from reports.records import Failure, Problem, Record, Resources
 from reports.results import Results
 
@@ -259,7 +259,8 @@ def _total(counts: Sequence[int | None]) -> str:
 
 def _machine(resources: Resources) -> str:
     each = ", ".join(f"{value:g} {name}" for name, value in sorted(resources.per_worker.items()))
-    rented = f" on {resources.node_type}" if resources.node_type else ""
+    types = " and ".join(type or "an unnamed node" for type in sorted(seconds_on(resources)))
+    rented = f" on {types}" if resources.node_type or resources.seconds_on else ""
     return f"{resources.device}, {resources.workers} worker{'s' if resources.workers != 1 else ''} of {each}{rented}"
 
 

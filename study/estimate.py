@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reports.prices import NodePrice, Prices, hourly
+from reports.prices import NodePrice, Prices, devices_paid, hourly
 from reports.records import Record, Resources, read_records
 from reports.storage import Storage
 from study.config import Execution
@@ -89,7 +89,7 @@ def estimate_plan(
         if record.id in plan.finished and record.cost.device_seconds is not None:
             seconds[record.id] = record.cost.device_seconds
     execution = plan.study.execution
-    price = _price_of_node(node, hardware, prices) if node else _price_of_device(throughput.device, execution, prices)
+    price = _price_of_node(node, execution, prices) if node else _price_of_device(throughput.device, execution, prices)
     try:
         clock, why = _wall_clock(plan, seconds, devices or _slots(hardware, execution))
     except ValueError as error:
@@ -120,9 +120,10 @@ def _wall_clock(plan: Plan, seconds: dict[str, float], devices: int) -> tuple[Wa
     return WallClock(devices, simulate_plan(plan, wall, devices), *critical_path(plan, wall)), ""
 
 
-def _price_of_node(node: NodePrice, hardware: Hardware, prices: Prices) -> Price:
+def _price_of_node(node: NodePrice, execution: Execution, prices: Prices) -> Price:
+    share = devices_paid(node.device, execution.per_worker) / node.devices
     told = f"{node.type}, {node.per_hour:g} {prices.currency} an hour, {node.source}, {node.date}"
-    return Price(node.per_hour / hardware.slots, prices.currency, told)
+    return Price(node.per_hour * share, prices.currency, told)
 
 
 def _price_of_device(device: str, execution: Execution, prices: Prices) -> Price:

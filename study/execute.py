@@ -174,6 +174,7 @@ def context_of(job: Job, storage: Storage) -> Context:
         report=_progress_writer(job, storage) if rank == 0 else lambda share: None,
         rungs=job.rungs,
         judge=_judge(job, storage) if job.rungs else None,
+        node_type=rented_as() or "",
     )
 
 
@@ -212,6 +213,7 @@ def _record(
     manifest, fraction = assignment.manifest, outcome.label_fraction
     if assignment.dev is not None:
         fraction = max(fraction or 0.0, assignment.dev.label_fraction)
+    seconds_on = outcome.progress.seconds_on(wall_seconds)
     device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
     return Record.model_validate(
         {
@@ -240,7 +242,8 @@ def _record(
                 "device": device,
                 "tf32": job.tf32 if context.device.type == "cuda" else None,
                 "channels_last": job.channels_last,
-                "node_type": rented_as(),
+                "node_type": context.node_type or None,
+                "seconds_on": seconds_on if len(seconds_on) > 1 else None,
             },
             "data": {
                 "fingerprint": manifest.fingerprint,

@@ -99,6 +99,13 @@ def test_nodes_are_rented_whole_from_launch_to_end() -> None:
     assert "for 2 small from launch to end" in text and "small, 0.4 EUR an hour, desk, 2026-03-01" in text
 
 
+def test_worker_pays_its_share_of_a_node_of_which_a_part_stays_idle() -> None:
+    execution = {"workers": 1, "per_worker": {"CPU": 3}}
+    node = PRICES.node("small")  # one worker of three cores on a node of four
+    found = estimate(a_plan(execution=execution), of_node(node, {"CPU": 3}), node=node)
+    assert found.price.per_hour == pytest.approx(0.4 * 3 / 4), "as the report charges it; the whole node is in the rent"
+
+
 def test_gpus_of_a_node_have_the_speed_of_their_own_kind() -> None:
     plan = a_plan(execution={"workers": 4, "per_worker": {"GPU": 1}})
     node = PRICES.node("big")

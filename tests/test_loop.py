@@ -107,6 +107,23 @@ def test_training_interrupted_many_times_between_rows_of_its_history(shards: str
     assert equal_weights(trials.model(tmp_path / "interrupted")["module"], weights)
 
 
+def test_time_is_noted_by_the_node_types_that_sessions_paid_for(shards: str, tmp_path: Path) -> None:
+    assignment = trials.assignment(shards, trials.settings("supervised", {"epochs": 10}))
+    for node_type in ("spot", "on demand", "spot"):
+        dying = DyingAfterSaves(str(tmp_path), checkpoint_seconds=0, saves=3, node_type=node_type)
+        with pytest.raises(InterruptionError):
+            run_stage("supervised", assignment, dying)
+    ended_at_once = DyingAfterSaves(str(tmp_path), report=dying_at(10 / 22), node_type="a reserved one")
+    with pytest.raises(InterruptionError):  # what it did is lost, and so is its time
+        run_stage("supervised", assignment, ended_at_once)
+    progress = run_stage("supervised", assignment, Context(str(tmp_path), node_type="on demand")).progress
+    assert progress.sessions == 4 and progress.earlier.keys() == {"spot", "on demand"}
+    assert sum(progress.earlier.values()) == pytest.approx(progress.resumed_seconds)
+    assert progress.seconds_on(progress.resumed_seconds + 60) == pytest.approx(
+        {"spot": progress.earlier["spot"], "on demand": progress.earlier["on demand"] + 60}
+    )
+
+
 def test_checkpoint_that_was_being_written_is_not_read(shards: str, tmp_path: Path) -> None:
     (tmp_path / f"latest.pt.{32 * '0'}").write_bytes(b"half a checkpoint")
     outcome, _ = trials.run("supervised", shards, tmp_path, tmp_path)

@@ -62,6 +62,16 @@ def test_worker_pays_its_share_of_the_node_else_its_devices(
     assert hourly(used, PRICES) == pytest.approx(price, nan_ok=True)
 
 
+def test_hour_of_a_trial_that_went_on_elsewhere_costs_the_mean_over_its_time() -> None:
+    spot_first = {"one-spot": 300.0, "one": 100.0}
+    used = Resources(workers=1, per_worker={"GPU": 2.0}, device=L4, node_type="one", seconds_on=spot_first)
+    assert hourly(used, PRICES) == pytest.approx(2 * (3 * 0.3 + 1 * 1.0) / 4)
+    unnamed = used.model_copy(update={"seconds_on": {"one": 100.0, "": 300.0}})
+    assert hourly(unnamed, PRICES) == pytest.approx(2 * (1 * 1.0 + 3 * 0.9) / 4), (
+        "the device's price where no type is noted"
+    )
+
+
 def ran(trial_id: str, node_type: str | None, planned: float | None, **used: Any) -> Record:
     """A trial of half an hour of device time."""
     content = plain(trial_id, "supervised", "r18", label_fraction=0.1)

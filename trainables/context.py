@@ -42,7 +42,8 @@ class Context:
 
     `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
     still being written delays the next. With 0 there is one after every step, and training waits. When `notice` begins
-    to tell that this worker will be taken away, there is one at once.
+    to tell that this worker will be taken away, there is one at once. `node_type` names what this session
+    is paid by, in the price table's words ("": nothing tells); checkpoints note it with the session's seconds.
     """
 
     folder: str
@@ -56,6 +57,7 @@ class Context:
     notice: Callable[[], bool] = _never
     rungs: int = 4
     judge: Callable[[int, float], None] | None = None
+    node_type: str = ""
     _noticed: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)

@@ -75,9 +75,16 @@ class Progress:
     seconds: float = 0.0
     resumed_seconds: float = 0.0  # training time of earlier sessions
     sessions: int = 0
+    node_type: str = ""  # of the session that wrote the checkpoint
+    earlier: dict[str, float] = field(default_factory=dict)  # `resumed_seconds` by node type
     history: list[HistoryRow] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     summed_steps: int = 0
+
+    def seconds_on(self, wall_seconds: float) -> dict[str, float]:
+        """The wall seconds of all sessions by node type."""
+        this_session = wall_seconds - self.resumed_seconds
+        return self.earlier | {self.node_type: self.earlier.get(self.node_type, 0.0) + this_session}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -235,6 +242,9 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, context: Contex
         progress = Progress(**state["progress"])
         if context.world_size > 1:  # the running means are rank 0's; the other ranks' are lost
             progress.sums, progress.summed_steps = {}, 0
-    progress.resumed_seconds = progress.seconds
+    if progress.sessions:
+        last = progress.seconds - progress.resumed_seconds
+        progress.earlier[progress.node_type] = progress.earlier.get(progress.node_type, 0.0) + last
+    progress.resumed_seconds, progress.node_type = progress.seconds, context.node_type
     progress.sessions += 1
     return progress
