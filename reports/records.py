@@ -148,7 +148,7 @@ class ModelSize(Part):
 class Cost(Part):
     """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
-    `device_seconds` are those of all workers, each counted once however many GPUs it has. Seconds and processes are
+    `device_seconds` are those of all workers, each counted once, also those that share a GPU. Seconds and processes are
     null where a paper does not state them. `planned_device_seconds` is what the launch that ended with this record had
     estimated (null: nothing told it, or an older record).
     """

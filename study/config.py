@@ -170,7 +170,8 @@ class Execution(Spec):
     have ranks of 10 and more; a batch of n images has one of 2n - 1 at most.
     `workers` is a number, or numbers by architecture pattern (`default`: 1); the stage `linear` always has one.
     `per_worker` are Ray resources of one worker; left out, that is a GPU with its share of its node's cores, or one
-    core where there are no GPUs. `checkpoint_seconds` is the interval of resumable checkpoints.
+    core where there are no GPUs. Trials of one worker may share a GPU, each asking for a part of it.
+    `checkpoint_seconds` is the interval of resumable checkpoints.
     `max_workers` caps the workers, hence the GPUs, in flight; without it, the cap is what the cluster may grow to. A
     trial whose node is taken away goes on elsewhere, at most `preemption_retries` times; these are not its failures.
     """
@@ -185,12 +186,22 @@ class Execution(Spec):
     min_effective_rank: float = Field(default=1.5, ge=0, le=8)
 
     @model_validator(mode="after")
-    def _workers_positive(self) -> Execution:
+    def _workers_have_what_they_need(self) -> Execution:
         counts = self.workers.values() if isinstance(self.workers, dict) else [self.workers]
         if any(count < 1 for count in counts):
             raise ValueError(f"`workers` must be 1 or more, got {self.workers}")
         if any(amount <= 0 for amount in self.per_worker.values()):
             raise ValueError(f"`per_worker` must name positive amounts such as {{CPU: 1}}, got {self.per_worker}")
+        if (gpus := self.per_worker.get("GPU", 1.0)) > 1:
+            raise ValueError(
+                f"`per_worker` asks for {gpus:g} GPUs, of which a worker uses one: ask for one, and set `workers` to "
+                "train on several"
+            )
+        if gpus < 1 and max(counts) > 1:
+            raise ValueError(
+                f"`per_worker` asks for {gpus:g} GPUs and `workers` for {max(counts)} in a training: NCCL does not "
+                "connect workers that share a GPU, so ask for a whole one"
+            )
         return self
 
     def workers_of(self, stage: Stage, architecture: str) -> int:

@@ -30,8 +30,8 @@ class WallClock:
 
 @dataclass(frozen=True)
 class Price:
-    """What an hour of a worker's device costs, of all of them if it has several: `per_hour` in `currency` (NaN:
-    unknown), and whose price that is and of when."""
+    """What an hour of a worker's device, or of its part of one, costs: `per_hour` in `currency` (NaN: unknown),
+    and whose price that is and of when."""
 
     per_hour: float
     currency: str

@@ -108,10 +108,9 @@ def test_what_takes_longer_than_expected_is_paid_by_what_is_not_started() -> Non
     assert len(run.started) == 3 and run.budget.spent_hours == pytest.approx(6)
 
 
-def test_devices_are_the_gpus_of_all_workers() -> None:
-    plan = a_plan(execution={"workers": 4, "per_worker": {"GPU": 2}})
-    run = Run(plan, 8.1, one_hour, one_hour, slots=4, gpus=2)
-    assert len(run.started) == 4 and run.budget.spent_hours == pytest.approx(8)
+def test_workers_that_share_a_gpu_spend_their_shares() -> None:
+    run = Run(a_plan(), 2.1, one_hour, one_hour, slots=4, gpus=0.5)
+    assert len(run.started) == 4 and run.budget.spent_hours == pytest.approx(2)
 
 
 def test_summary_says_what_was_spent_and_left_undone() -> None:

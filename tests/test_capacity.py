@@ -99,7 +99,7 @@ def test_what_no_node_type_can_ever_run_is_refused_with_the_node_types() -> None
         slots([ON_ONE], NodeTypes((ONE,), 9), workers=10)
     assert "start 9 nodes" in str(refused.value) and "one_gpu_spot ({CPU: 8, GPU: 1}, at most 4)" in str(refused.value)
     with pytest.raises(ValueError, match="can have 0 at most"):
-        slots([], NodeTypes((ONE,), 9), per_worker={"GPU": 2.0})
+        slots([], NodeTypes((ONE,), 9), per_worker={"GPU": 1.0, "CPU": 9.0})
     with pytest.raises(ValueError, match=r"execution.max_workers is 2; raise it"):
         slots([], NodeTypes((ONE,), 9), workers=4, max_workers=2)
     with pytest.raises(ValueError, match=r"there is room for 1"):

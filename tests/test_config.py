@@ -77,6 +77,8 @@ def test_base_is_merged_key_by_key_below_the_study(file: Path, tmp_path: Path) -
         ("distill.student=r51", "r50"),
         ("execution.workers=0", "must be 1 or more"),
         ("execution.per_worker={CPU: 0}", "positive"),
+        ("execution.per_worker={GPU: 2}", "asks for 2 GPUs, of which a worker uses one"),
+        ("execution={per_worker: {GPU: 0.5}, workers: {r18: 1, r50: 4}}", "does not connect workers that share a GPU"),
         ("data.image_size=0", "greater than or equal to 4"),
         ("finetune.when=[{where: {colour: 1}, set: {}}]", "does not change this stage"),
         ("finetune.when=[{where: {seed: 0}, set: {optimization.epoch: 1}}]", "no setting `optimization.epoch`"),

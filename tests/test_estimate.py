@@ -81,10 +81,10 @@ def test_time_and_money_of_a_plan_are_those_computed_by_hand() -> None:
     assert "money    0.05 EUR a device-hour (cpu, own, 2026-01)" in text
 
 
-def test_worker_with_two_gpus_costs_two() -> None:
-    plan = a_plan(execution={"workers": 1, "per_worker": {"GPU": 2}})
-    h100 = Hardware("NVIDIA H100 80GB HBM3", 1, "here")
-    assert estimate(plan, h100).price.per_hour == 2 * 4.0
+def test_worker_with_half_a_gpu_costs_half() -> None:
+    plan = a_plan(execution={"workers": 1, "per_worker": {"GPU": 0.5}})
+    h100 = Hardware("NVIDIA H100 80GB HBM3", 2, "here")
+    assert estimate(plan, h100).price.per_hour == 0.5 * 4.0
 
 
 def test_nodes_are_rented_whole_from_launch_to_end() -> None:

@@ -119,7 +119,7 @@ def test_node_types_of_the_shipped_rayjob_are_known_and_bound_what_may_be_asked(
     one_each = Execution(per_worker={"GPU": 1.0, "CPU": 8.0})
     assert worker_slots(plan, one_each, [], types, may_grow=True) == 12 + 8 * 8
     with pytest.raises(ValueError, match=r"(?s)can have 0 at most.*one-gpu .*at most 12.*eight-gpus .*at most 8"):
-        worker_slots(plan, Execution(per_worker={"GPU": 9.0}), [], types, may_grow=True)
+        worker_slots(plan, Execution(per_worker={"GPU": 1.0, "CPU": 97.0}), [], types, may_grow=True)
 
 
 @pytest.mark.parametrize(
