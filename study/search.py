@@ -136,7 +136,7 @@ class Searches:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             # A symlink, the default, is not to be had on every file system. A launch that was killed leaves its lock.
             lock = JournalFileOpenLock(str(self._file), LOCK_SECONDS)
-            self._journal = JournalStorage(JournalFileBackend(str(self._file), lock))
+            self._journal = JournalStorage(_WholeLines(str(self._file), lock))
         return self._journal
 
     def _winners_like(self, choice: Choice) -> list[dict[str, object]]:
@@ -151,6 +151,23 @@ class Searches:
                 best = max(done, key=lambda trial: trial.value or 0.0).params
                 found += [best] if best not in found else []
         return found[:WARM_STARTS]
+
+
+class _WholeLines(JournalFileBackend):
+    """A journal whose last line may have been cut off, as by a full disk or a power cut: Optuna would append to it, and
+    refuse the file from then on, so that line is dropped before this process writes its first."""
+
+    def __init__(self, path: str, lock: JournalFileOpenLock) -> None:
+        super().__init__(path, lock)
+        self._path, self._whole = Path(path), False
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if not self._whole:
+            with self._path.open("r+b") as file:
+                content = file.read()
+                file.truncate(content.rfind(b"\n") + 1)
+            self._whole = True
+        super().append_logs(logs)
 
 
 def _sample(search: Search, name: str, known: list[FrozenTrial], space: dict[str, BaseDistribution]) -> dict[str, Any]:

@@ -79,6 +79,19 @@ def test_samples_are_those_of_the_seed_also_over_interruptions(tmp_path: Path, s
     assert all(one != another for one, another in zip(whole, other, strict=True))
 
 
+def test_journal_whose_last_line_was_cut_off_goes_on_without_it(tmp_path: Path) -> None:
+    choice = a_choice()
+    whole = sample(Searches(Storage(str(tmp_path / "whole"))), choice, 6)
+    cut = Storage(str(tmp_path / "cut"))
+    sample(Searches(cut), choice, 5)
+    Searches(cut).ask(choice)
+    journal = tmp_path.joinpath("cut", *JOURNAL)
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert len(Searches(cut).samples(choice)) == 5, "who only reads passes over it"
+    assert sample(Searches(cut), choice, 1) == whole
+    assert sample(Searches(cut), choice, 1)[:6] == whole, "the file is whole again"
+
+
 def test_cells_sample_differently(storage: Storage) -> None:
     one, other = choices_of(SPACE, seed=[0, 1])
     searches = Searches(storage)
