@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import cached_property
@@ -37,6 +38,7 @@ class StoredEvidence:
         self.done = set(done)
         self.retry_failed = retry_failed
         self._measured: dict[str, tuple[float, float]] = {}
+        self._pruned: dict[str, float] = {}
 
     @cached_property
     def failed(self) -> set[str]:
@@ -103,7 +105,8 @@ class StoredEvidence:
             self.failed.add(id)
 
     def budget_spent(self, choice: Choice) -> bool:
-        """Whether a search may sample nothing more: so many samples, or so many device-hours of finished trials.
+        """Whether a search may sample nothing more: so many samples, or so many device-hours of finished and pruned
+        trials.
 
         A budget of hours is spent too when nothing is left to be learnt with it.
         """
@@ -111,8 +114,11 @@ class StoredEvidence:
         most, hours = choice.search.most_trials, choice.search.device_hours
         if most is not None:
             return len(self.searches.samples(choice)) >= most
-        measured = {id for option in choice.options for id in option.trials if id in self.done}
-        spent = sum(self.device_seconds(id) for id in measured)
+        pruned = [state == "pruned" for _, state in self.searches.samples(choice)]
+        of_sample = list(zip(choice.options, pruned, strict=True))
+        done = {id for option, _ in of_sample for id in option.trials if id in self.done}
+        cut = {id for option, is_pruned in of_sample if is_pruned for id in option.trials} - done
+        spent = sum(map(self.device_seconds, done)) + sum(map(self._seconds_until_pruned, cut))
         return (hours is not None and spent >= 3600 * hours) or self._learns_nothing(choice)
 
     def _learns_nothing(self, choice: Choice) -> bool:
@@ -139,9 +145,9 @@ class StoredEvidence:
         """Whether a trial was told to stop since others of its search do better."""
         return self.storage.exists(*pruned_mark(id))
 
-    def mark_pruned(self, id: str) -> None:
-        """Tell a running trial to stop; it looks after each of its points."""
-        self.storage.write_bytes(b"{}", *pruned_mark(id))
+    def mark_pruned(self, id: str, device_seconds: float) -> None:
+        """Tell a running trial, which has taken `device_seconds` by now, to stop; it looks after each of its points."""
+        self.storage.write_bytes(json.dumps({"device_seconds": device_seconds}).encode(), *pruned_mark(id))
 
     def forget_mark(self, id: str) -> None:
         """Forget what an earlier search said of a trial that starts now; its own verdict would be the same again."""
@@ -150,6 +156,13 @@ class StoredEvidence:
     def device_seconds(self, id: str) -> float:
         """What a finished trial took."""
         return read_record(self.storage, id).cost.device_seconds or 0.0
+
+    def _seconds_until_pruned(self, id: str) -> float:
+        """Device-seconds of a trial that was pruned; 0 of a fold of its option that was not begun any more."""
+        if id not in self._pruned:
+            mark = self.storage.read_json(*pruned_mark(id)) if self.is_pruned(id) else {}
+            self._pruned[id] = mark.get("device_seconds", 0.0)
+        return self._pruned[id]
 
     def ended_at(self, id: str) -> datetime:
         """When a trial with a record ended."""

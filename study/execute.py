@@ -178,14 +178,15 @@ def context_of(job: Job, storage: Storage) -> Context:
     )
 
 
-def _judge(job: Job, storage: Storage) -> Callable[[int, float], None]:
+def _judge(job: Job, storage: Storage) -> Callable[[int, float, float], None]:
     """A function that tells the launch a trial's accuracy, and ends the trial if the launch says so.
 
     By the time that `tune.report` returns, the launch has seen the report and left its verdict in storage.
     """
 
-    def judge(step: int, dev_top1: float) -> None:
-        tune.report({"finished": 0, "rung": step * job.rungs // job.steps, "dev_top1": dev_top1})
+    def judge(step: int, dev_top1: float, seconds: float) -> None:
+        rung = step * job.rungs // job.steps
+        tune.report({"finished": 0, "rung": rung, "dev_top1": dev_top1, "seconds": seconds})
         if storage.exists(*pruned_mark(job.id)):
             raise PrunedError(f"{job.id} was stopped at step {step}: others of its search are better by then")
 

@@ -62,7 +62,7 @@ def run_schedule(
 
     def judge(id: str, result: dict[str, Any]) -> None:
         if growth.prune(id, result["rung"], result["dev_top1"]):
-            growth.evidence.mark_pruned(id)
+            growth.evidence.mark_pruned(id, result["seconds"])
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([booked_by_trial(study.execution.per_worker, config["job"]["workers"])])

@@ -55,12 +55,13 @@ def finish(storage: Storage, id: str, spec: TrialSpec, accuracy: float, held_out
 
 @dataclass
 class Simulated:
-    """A launch: the order in which trials started, those that were told to stop, and what it knew at its end."""
+    """A launch: the order in which trials started, after how many seconds some were told to stop, and what it knew at
+    its end."""
 
     growth: Growth
     schedule: Schedule
     started: list[str] = field(default_factory=list)
-    pruned: list[str] = field(default_factory=list)
+    pruned: dict[str, float] = field(default_factory=dict)
     events: int = 0
     most_in_flight: int = 0
 
@@ -120,8 +121,8 @@ def simulate(
             if not (growth.rungs(trial.id) and growth.prune(trial.id, quarters, reached)):
                 running.append((trial, quarters + 1))
                 continue
-            growth.evidence.mark_pruned(trial.id)
-            launch.pruned.append(trial.id)
+            launch.pruned[trial.id] = SECONDS * quarters / RUNGS
+            growth.evidence.mark_pruned(trial.id, launch.pruned[trial.id])
         elif fails(trial.spec):
             note_error(storage, trial.id, RuntimeError("diverged"))
         elif not dies(trial.spec):

@@ -157,7 +157,8 @@ def test_rungs_are_evenly_spaced_and_before_the_end() -> None:
 def test_judging_changes_no_weight_and_may_end_a_training(shards: str, parents: Path, tmp_path: Path) -> None:
     judged: list[tuple[int, float]] = []
 
-    def judge(step: int, dev_top1: float) -> None:
+    def judge(step: int, dev_top1: float, seconds: float) -> None:
+        assert seconds > 0
         judged.append((step, dev_top1))
 
     _, weights = run("finetune", shards, tmp_path / "plain", parents)
@@ -165,7 +166,7 @@ def test_judging_changes_no_weight_and_may_end_a_training(shards: str, parents: 
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     assert [step for step, _ in judged] == [1, 2] and metrics["dev_top1"] in {k / len(HELD_OUT) for k in range(15)}
 
-    def condemn(step: int, dev_top1: float) -> None:
+    def condemn(step: int, dev_top1: float, seconds: float) -> None:
         raise PrunedError(f"at step {step}")
 
     with pytest.raises(PrunedError, match="at step 1"):

@@ -218,6 +218,17 @@ def test_budget_of_device_hours_ends_a_search(storage: Storage) -> None:
     assert len(launch.chosen) == 1 and len(launch.finals) == 2
 
 
+def test_budget_of_device_hours_pays_for_pruned_samples_too(storage: Storage) -> None:
+    study = searching({**RATES, "device_hours": 0.5, "parallel": 1, "pruner": "asha"})
+    launch = simulate(study, storage, accuracy)
+    whole = {id for id in launch.started if "-dev" in id} - launch.pruned.keys()
+    assert len(launch.pruned) > 5
+    spent = len(whole) * SECONDS + sum(launch.pruned.values())
+    assert 1800 <= spent < 1800 + SECONDS
+    again = simulate(study, storage, accuracy)
+    assert not again.started, "another launch knows what was spent"
+
+
 def test_budget_of_device_hours_ends_a_search_that_learns_nothing(tmp_path: Path) -> None:
     failing = searching({**RATES, "device_hours": 1.0})
     launch = simulate(failing, Storage(str(tmp_path / "a")), accuracy, fails=lambda spec: spec.dev is not None)

@@ -37,8 +37,8 @@ class Context:
     and kernels out so that each pixel's channels lie together, which is faster on most hardware. A pretraining below
     `min_effective_rank` is stopped. `report` is called on every rank after every step, and while images are evaluated,
     with the share of the steps that are done, in [0, 1]. `judge`, if there is one, is called on every rank with the
-    number of steps done and the dev split's top-1 by then, at `rungs` - 1 evenly spaced points of the training; it ends
-    a hopeless training by raising `PrunedError`.
+    number of steps done, the dev split's top-1 by then and the seconds of training so far, at `rungs` - 1 evenly spaced
+    points; it ends a hopeless training by raising `PrunedError`.
 
     `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
     still being written delays the next. With 0 there is one after every step, and training waits. When `notice` begins
@@ -56,7 +56,7 @@ class Context:
     report: Callable[[float], None] = _ignore
     notice: Callable[[], bool] = _never
     rungs: int = 4
-    judge: Callable[[int, float], None] | None = None
+    judge: Callable[[int, float, float], None] | None = None
     node_type: str = ""
     _noticed: bool = False
     _saved_at: float = field(default_factory=time.monotonic)

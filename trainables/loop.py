@@ -123,7 +123,8 @@ def train(task: Task, context: Context) -> Progress:
                     task.watch(outputs, progress.history)
             context.report(progress.step / last)
             if context.judge is not None and reaches_rung(progress.step, last, context.rungs):
-                context.judge(progress.step, task.evaluate(progress.step / last)["dev_top1"])
+                dev_top1 = task.evaluate(progress.step / last)["dev_top1"]
+                context.judge(progress.step, dev_top1, time.monotonic() - started)
             if context.checkpoint_due() or (progress.step == last and context.rank == 0):
                 progress.seconds = time.monotonic() - started
                 context.save_checkpoint(_state(task.module, optimizer, progress))
