@@ -13,15 +13,11 @@ from pydantic import ValidationError
 
 from study.adaptive import Scalar
 from study.check import set_path
-from study.config import AXES_OF_STAGE, Grid, Rule, Study, explain_errors
+from study.config import AXES_OF_STAGE, DEFAULT_AXES, Grid, Rule, Study, explain_errors
 from study.trial import DataIdentity, TrialSpec
 from trainables.spec import SETTINGS, DevSplit, Settings, Stage
 
 Cell = dict[str, Scalar]
-
-DEFAULT_AXES: Cell = {"head_depth": 3, "head_layer": 1, "temperature": 0.1, "seed": 0}
-"""Values of axes that a grid leaves out: the paper's head (section 3.1), its fine-tuning layer for few labels, its
-distillation temperature for a fine-tuned teacher (appendix F)."""
 
 NOT_OF_THE_TRIAL = {"when", "select", "search", "student", "teacher", "self_temperature"}
 """Settings of a study's stage that decide which trials there are, and are no settings of a trial."""

@@ -47,8 +47,8 @@ def check_grid(study: Study, grid: Grid) -> None:
     for stage in grid.stages or []:
         if stage not in study.stages.named():
             raise ValueError(f"the grid asks for stage `{stage}`, which `stages` does not describe")
-    deepest = min(int(depth) for depth in grid.axes.get("head_depth", [3]))
-    for layer in grid.axes.get("head_layer", [1]):
+    deepest = min(int(depth) for depth in grid.values("head_depth"))
+    for layer in grid.values("head_layer"):
         if layer != BEST and int(layer) > deepest:
             raise ValueError(
                 f"head_layer {layer} of a projection head with {deepest} layers does not exist (0 is the encoder "

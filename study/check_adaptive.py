@@ -139,7 +139,7 @@ def _check_workers(study: Study, stage: Stage) -> None:
 def _check_values(study: Study, stage: Stage, name: str, axis: str, values: list[Scalar]) -> None:
     if axis in OWN_AXES.get(stage, ()):
         check_axis(axis, values)
-        deepest = min([int(depth) for grid in study.grid for depth in grid.axes.get("head_depth", [3])])
+        deepest = min(int(depth) for grid in study.grid for depth in grid.values("head_depth"))
         if axis == "head_layer" and any(int(value) > deepest for value in values):
             raise ValueError(f"stages.{stage}: head_layer {max(map(int, values))} of a head with {deepest} layers")
         return

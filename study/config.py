@@ -32,6 +32,10 @@ NAMED_AXES: dict[str, tuple[type, ...]] = {
     "seed": (int,),
 }
 
+DEFAULT_AXES: dict[str, Scalar] = {"head_depth": 3, "head_layer": 1, "temperature": 0.1, "seed": 0}
+"""Values of axes that a grid leaves out: the paper's head (section 3.1), its fine-tuning layer for few labels, its
+distillation temperature for a fine-tuned teacher (appendix F)."""
+
 AXES_OF_STAGE: dict[Stage, tuple[str, ...]] = {
     "pretrain": ("architecture", "head_depth", "seed"),
     "linear": ("architecture", "head_depth", "label_fraction", "seed"),
@@ -221,6 +225,10 @@ class Grid(Spec):
 
     axes: dict[str, list[Any]]
     stages: list[Stage] | None = None
+
+    def values(self, axis: str) -> list[Any]:
+        """Values of an axis, its default where the grid leaves it out; KeyError where it has none."""
+        return self.axes[axis] if axis in self.axes else [DEFAULT_AXES[axis]]
 
 
 class Study(Spec):

@@ -229,7 +229,7 @@ class Expansion:
         """The choice among the fine-tuned models of all architectures and head layers of the study, or, where one of
         these leaves something open itself, that choice, which comes first."""
         names = sorted({name for grid in self.study.grid for name in map(str, grid.axes["architecture"])})
-        layers = list(dict.fromkeys(layer for grid in self.study.grid for layer in grid.axes.get("head_layer", [1])))
+        layers = list(dict.fromkeys(layer for grid in self.study.grid for layer in grid.values("head_layer")))
         layers = [layer for layer in layers if layer == BEST or int(layer) <= int(cell["head_depth"])]
         options: list[Option] = []
         first_open: Choice | None = None

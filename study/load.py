@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from study.cells import DEFAULT_AXES
 from study.check import check_grid
 from study.check_adaptive import check_adaptive
 from study.config import AXES_OF_STAGE, Study, explain_errors
@@ -117,7 +116,7 @@ def with_seeds(study: Study, count: int) -> Study:
         raise ValueError(f"--seeds {count}: expected 1 or more")
     grids = []
     for grid in study.grid:
-        own = list(grid.axes.get("seed", [DEFAULT_AXES["seed"]]))
+        own = grid.values("seed")
         more = [seed for seed in range(count + len(own)) if seed not in own][: max(0, count - len(own))]
         grids.append(grid.model_copy(update={"axes": {**grid.axes, "seed": [*own, *more]}}))
     return study.model_copy(update={"grid": grids})

@@ -11,8 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from study.cells import DEFAULT_AXES
-from study.config import Stages, Study
+from study.config import DEFAULT_AXES, Stages, Study
 from study.grid import expand
 from study.load import load_study
 from study.trial import TrialSpec
