@@ -19,7 +19,7 @@ from study.plan import Plan, PlannedTrial, forward_flops_of, train_flops
 from study.synthetic import encode, run_linear_steps, run_steps
 from study.throughput import Calibration, Kind, Measurement, kind_of
 from study.trial import TrialSpec
-from trainables.context import Context
+from trainables.context import Context, prepare_torch
 from trainables.spec import LinearSettings
 from trainables.stage import EVAL_BATCH_SIZE
 
@@ -75,7 +75,8 @@ def calibrate(plan: Plan, say: Callable[[str], None]) -> Calibration:
             or nothing that could be measured.
     """
     per_worker = plan.study.execution.per_worker
-    device = prepare_device(per_worker, tf32=plan.study.execution.tf32)
+    device = device_here(per_worker)
+    prepare_torch(per_worker, tf32=plan.study.execution.tf32)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     hardware = name if device.type == "cuda" else processor()
     say(f"calibrating on {hardware}")
@@ -112,13 +113,12 @@ def calibrate(plan: Plan, say: Callable[[str], None]) -> Calibration:
     )
 
 
-def prepare_device(per_worker: Mapping[str, float], *, tf32: bool) -> torch.device:
-    """The device of one worker here, with the threads and the rounding that its trials have.
+def device_here(per_worker: Mapping[str, float]) -> torch.device:
+    """The device of one worker here.
 
     Raises:
         ValueError: a worker asks for a GPU that this machine lacks.
     """
-    torch.set_num_threads(max(1, int(per_worker.get("CPU", 1))))
     if "GPU" not in per_worker:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -126,8 +126,6 @@ def prepare_device(per_worker: Mapping[str, float], *, tf32: bool) -> torch.devi
             f"a worker of this study asks for {dict(per_worker)}, and torch finds no GPU here: calibrate on a machine "
             "that has the GPUs, into the same storage"
         )
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"  # type: ignore[attr-defined]
     return torch.device("cuda")
 
 

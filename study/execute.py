@@ -29,7 +29,7 @@ from study.interruption import ended_before, this_node, watching
 from study.progress import clear_progress, write_progress
 from study.trial import TrialSpec, parse_trial
 from trainables.architecture import encoder_parameters, parse_architecture
-from trainables.context import Context, PrunedError
+from trainables.context import Context, PrunedError, prepare_torch
 from trainables.protocol import ProtocolError
 from trainables.spec import Spec
 from trainables.stage import Assignment, Outcome
@@ -106,7 +106,6 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     """Run a trial's stage on this worker; rank 0 writes the record, last."""
     job = Job.model_validate(plain_job)
     started_at, started = datetime.now(UTC), time.monotonic()
-    torch.set_num_threads(max(1, int(job.per_worker.get("CPU", 1))))
     storage = Storage(job.storage)
     context = context_of(job, storage)
     spec = parse_trial(job.trial)
@@ -153,14 +152,14 @@ def check_images(job: Job, spec: TrialSpec, manifest: Manifest) -> None:
 
 
 def context_of(job: Job, storage: Storage) -> Context:
-    """The context of this worker: rank and device from Ray Train if it runs here, else one process."""
+    """The context of this worker, for which torch is prepared: rank and device from Ray Train if it runs here, else one
+    process."""
     distributed = torch.distributed.is_initialized()
     rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
     assert world_size == job.workers, f"{world_size} ranks for {job.workers} workers"
+    prepare_torch(job.per_worker, tf32=job.tf32)
     if "GPU" in job.per_worker:
         device = ray.train.torch.get_device() if distributed else torch.device("cuda")
-        torch.backends.cuda.matmul.fp32_precision = "ieee"  # views, similarities and losses are products too
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if job.tf32 else "ieee"  # type: ignore[attr-defined]
     else:
         device = torch.device("cpu")
     return Context(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -27,6 +27,18 @@ class PrunedError(RuntimeError):
 def _never() -> bool:
     """Nobody takes this device away."""
     return False
+
+
+def prepare_torch(per_worker: Mapping[str, float], *, tf32: bool) -> None:
+    """Give this process the threads and the rounding of a worker with these Ray resources.
+
+    `tf32` lets a GPU round the factors of float32 convolutions to 10 bits. Other products are not rounded: views,
+    similarities and losses are products too.
+    """
+    torch.set_num_threads(max(1, int(per_worker.get("CPU", 1))))
+    if "GPU" in per_worker:
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"  # type: ignore[attr-defined]
 
 
 @dataclass
