@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from study.adaptive import Scalar
 from study.check import set_path
-from study.config import AXES_OF_STAGE, DEFAULT_AXES, Grid, Rule, Study, explain_errors
+from study.config import AXES_OF_STAGE, DEFAULT_AXES, PARENT, Grid, Rule, Study, explain_errors
 from study.trial import DataIdentity, TrialSpec
 from trainables.spec import SETTINGS, DevSplit, Settings, Stage
 
@@ -22,18 +22,13 @@ Cell = dict[str, Scalar]
 NOT_OF_THE_TRIAL = {"when", "select", "search", "student", "teacher", "self_temperature"}
 """Settings of a study's stage that decide which trials there are, and are no settings of a trial."""
 
-
-LINEAGE: dict[Stage, tuple[Stage, ...]] = {
-    "pretrain": ("pretrain",),
-    "linear": ("pretrain", "linear"),
-    "finetune": ("pretrain", "finetune"),
-    "supervised": ("supervised",),
-    "distill": ("pretrain", "finetune", "distill"),
-}
-"""A stage and those of its ancestors, these first."""
-
 TEACHER = "teacher.architecture"
 """A cell's entry for the architecture of a teacher that is another than the cell's own; no axis of a grid."""
+
+
+def with_ancestors(stage: Stage) -> tuple[Stage, ...]:
+    """A stage and those of its ancestors, these first."""
+    return (*with_ancestors(PARENT[stage]), stage) if stage in PARENT else (stage,)
 
 
 class TrialMaker:
@@ -74,10 +69,10 @@ class TrialMaker:
         which it is measured; a pretraining reads no labels and holds out nothing for its children's sake.
         """
         parent = None
-        if stage in ("linear", "finetune"):
-            parent = self.make("pretrain", cell)
         if stage == "distill":
             parent = self._teacher(cell, dev)
+        elif stage in PARENT:
+            parent = self.make(PARENT[stage], cell)
         return self.with_parent(stage, cell, parent, dev)
 
     def with_parent(self, stage: Stage, cell: Cell, parent: str | None, dev: DevSplit | None) -> TrialSpec:
@@ -151,7 +146,7 @@ def cell_key(stage: Stage, cell: Cell) -> tuple[Any, ...]:
 @lru_cache
 def relevant_axes(stage: Stage, axes: tuple[str, ...]) -> tuple[str, ...]:
     """Which of a cell's axes change a stage's result, its parents' included."""
-    owners = (*LINEAGE[stage], *(["teacher"] if stage == "distill" else []))
+    owners = (*with_ancestors(stage), *(["teacher"] if stage == "distill" else []))
     return tuple(a for a in sorted(axes) if a in AXES_OF_STAGE[stage] or ("." in a and a.partition(".")[0] in owners))
 
 

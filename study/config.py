@@ -46,6 +46,10 @@ AXES_OF_STAGE: dict[Stage, tuple[str, ...]] = {
 """The axes that change a stage's result, its parents' included: two cells that agree on them share the trial."""
 
 
+PARENT: dict[Stage, Stage] = {"linear": "pretrain", "finetune": "pretrain", "distill": "finetune"}
+"""The stage from whose result a stage starts, or by which it is taught; the others start from random weights."""
+
+
 class Data(Spec):
     """The images of a study.
 
@@ -153,11 +157,11 @@ class Stages(Spec):
 
     @model_validator(mode="after")
     def _parents_present(self) -> Stages:
-        for child, parent in (("linear", "pretrain"), ("finetune", "pretrain"), ("distill", "finetune")):
+        for child, parent in PARENT.items():
             if getattr(self, child) is not None and getattr(self, parent) is None:
                 raise ValueError(f"stage {child!r} starts from the result of {parent!r}: add {parent!r} to `stages`")
         if not self.named():
-            raise ValueError("no stage: name at least one of pretrain, linear, finetune, supervised, distill")
+            raise ValueError(f"no stage: name at least one of {', '.join(STAGES)}")
         return self
 
     def named(self) -> tuple[Stage, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from study.adaptive import BEST, Range, Scalar
-from study.cells import LINEAGE, TEACHER, Cell, TrialMaker, cell_key, cells
+from study.cells import TEACHER, Cell, TrialMaker, cell_key, cells, with_ancestors
 from study.check_adaptive import axis_of, stages_left_open
 from study.choices import Choice, Decision, Evidence, NoEvidence, Option, choice_id
 from study.config import Study
@@ -135,7 +135,7 @@ class Expansion:
     def resolve(self, stage: Stage, cell: Cell) -> Choice | tuple[Cell, tuple[Decision, ...]]:
         """The cell with everything decided that matters to a stage, and these decisions; or the choice to wait for."""
         decisions: list[Decision] = []
-        steps: tuple[Stage, ...] = LINEAGE[stage]
+        steps: tuple[Stage, ...] = with_ancestors(stage)
         if stage == "distill" and self._teacher_is_open(cell):
             found = self._best_teacher(cell)
             decision = self.evidence.decide(found)
