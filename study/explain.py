@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from reports.records import Record
-from study.trial import TrialSpec, parse_trial
+from study.trial import TrialSpec, head_of, parse_trial
 from trainables.architecture import parse_architecture
 from trainables.classifier import ModelSpec
 from trainables.explain import Part, parts
 from trainables.schedule import learning_rate_at, peak_learning_rate, total_steps, warmup_steps
-from trainables.spec import PROTOCOL, FinetuneSettings, PretrainSettings
+from trainables.spec import PROTOCOL, PretrainSettings
 
 COLUMNS = ("part", "", "tensors", "parameters", "trained", "weight decay", "adapted", "learning rate", "batch norm by")
 
@@ -86,13 +86,7 @@ def explain_trial(id: str, spec: TrialSpec, rows: int, ancestor: Callable[[str],
 
 
 def _teacher(spec: TrialSpec, ancestor: Callable[[str], TrialSpec]) -> ModelSpec:
-    depth = layers = 0
-    if isinstance(spec.settings, FinetuneSettings):
-        assert spec.parent is not None
-        pretrain = ancestor(spec.parent).settings
-        assert isinstance(pretrain, PretrainSettings)
-        depth, layers = pretrain.head_depth, spec.settings.head_layer
-    return ModelSpec(spec.architecture, spec.data.image_size, spec.data.classes, depth, layers)
+    return ModelSpec(spec.architecture, spec.data.image_size, spec.data.classes, *head_of(spec, ancestor))
 
 
 def _row(part: Part, optimizer: str, start: float, peak: float, end: float) -> tuple[str, ...]:

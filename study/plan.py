@@ -16,7 +16,7 @@ from study.choices import Choice
 from study.config import Execution, Study, expected_labels
 from study.evidence import Assumed, StoredEvidence
 from study.grid import Expansion, expand
-from study.trial import TrialSpec
+from study.trial import TrialSpec, head_of
 from trainables.architecture import (
     PROJECTION_DIM,
     Architecture,
@@ -254,27 +254,21 @@ def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, Planne
     settings, size, classes = spec.settings, spec.data.image_size, spec.data.classes
     seen = steps * settings.optimization.global_batch_size
     passes = 3 if micro_batches(spec) == 1 else 4
+
+    def spec_of(id: str) -> TrialSpec:
+        return trials[id].spec
+
     if isinstance(settings, PretrainSettings):
         depth, momentum_encoder = settings.head_depth, settings.memory.decay > 0
         return seen * 2 * (passes + momentum_encoder) * forward_flops_of(spec.architecture, size, 0, depth, depth)
     if isinstance(settings, FinetuneSettings):
-        return seen * passes * forward_flops_of(spec.architecture, size, classes, *_head_of(spec, trials))
+        return seen * passes * forward_flops_of(spec.architecture, size, classes, *head_of(spec, spec_of))
     if isinstance(settings, LinearSettings):
         features = rows * forward_flops_of(spec.architecture, size, 0, 0, 0)
         return features + seen * 3 * 2 * feature_dim(_architecture(spec.architecture)) * classes
     student = seen * passes * forward_flops_of(spec.architecture, size, classes, 0, 0)
     if isinstance(settings, DistillSettings):
         assert spec.parent is not None
-        teacher = trials[spec.parent].spec
-        return student + seen * forward_flops_of(teacher.architecture, size, classes, *_head_of(teacher, trials))
+        teacher = spec_of(spec.parent)
+        return student + seen * forward_flops_of(teacher.architecture, size, classes, *head_of(teacher, spec_of))
     return student
-
-
-def _head_of(spec: TrialSpec, trials: dict[str, PlannedTrial]) -> tuple[int, int]:
-    """Depth of the projection head that a classifier was cut from, and how many of its layers it keeps."""
-    if not isinstance(spec.settings, FinetuneSettings):
-        return 0, 0
-    assert spec.parent is not None
-    pretrain = trials[spec.parent].spec.settings
-    assert isinstance(pretrain, PretrainSettings)
-    return pretrain.head_depth, spec.settings.head_layer

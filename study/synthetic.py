@@ -13,7 +13,7 @@ from datasets.batches import Batch
 from datasets.schema import Manifest
 from datasets.windows import Share
 from study.plan import Plan
-from study.trial import TrialSpec
+from study.trial import TrialSpec, head_of
 from trainables.architecture import parse_architecture
 from trainables.checkpoint import save_state
 from trainables.classifier import Classifier, ModelSpec, model_state
@@ -25,7 +25,7 @@ from trainables.linear import build as build_linear
 from trainables.loop import DTYPES, Task, train
 from trainables.losses import classification_loss
 from trainables.pretrain import Pretraining
-from trainables.spec import FinetuneSettings, Optimization, PretrainSettings
+from trainables.spec import Optimization, PretrainSettings
 from trainables.stage import Assignment
 from trainables.stages import RUN
 
@@ -162,11 +162,6 @@ def _random_model(spec: TrialSpec, plan: Plan, folder: Path) -> str:
         module = Pretraining(parse_architecture(spec.architecture), size, classes, plain)
         save_state(str(path), {"head_depth": plain.head_depth, "module": module.state_dict()})
         return str(path)
-    depth, layers = 0, 0
-    if isinstance(spec.settings, FinetuneSettings):
-        assert spec.parent is not None
-        pretrained = plan.trials[spec.parent].spec.settings
-        assert isinstance(pretrained, PretrainSettings)
-        depth, layers = pretrained.head_depth, spec.settings.head_layer
+    depth, layers = head_of(spec, lambda id: plan.trials[id].spec)
     save_state(str(path), model_state(Classifier(ModelSpec(spec.architecture, size, classes, depth, layers))))
     return str(path)

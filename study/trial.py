@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from study.config import Data, explain_errors
-from trainables.spec import PROTOCOL, SETTINGS, DevSplit, Settings, Spec, Stage
+from trainables.spec import PROTOCOL, SETTINGS, DevSplit, FinetuneSettings, PretrainSettings, Settings, Spec, Stage
 
 
 class DataIdentity(Spec):
@@ -120,6 +120,19 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 def canonical_json(plain: Mapping[str, Any]) -> str:
     """JSON that is the same for equal values: keys sorted, no spaces, ASCII only."""
     return _ENCODER.encode(plain)
+
+
+def head_of(spec: TrialSpec, ancestor: Callable[[str], TrialSpec]) -> tuple[int, int]:
+    """Depth of the projection head that a trial's classifier was cut from, and how many of its layers it keeps.
+
+    Both are 0 but for fine-tuned models; `ancestor` gives the specification of a trial's parent by its id.
+    """
+    if not isinstance(spec.settings, FinetuneSettings):
+        return 0, 0
+    assert spec.parent is not None
+    pretrained = ancestor(spec.parent).settings
+    assert isinstance(pretrained, PretrainSettings)
+    return pretrained.head_depth, spec.settings.head_layer
 
 
 def parse_trial(plain: Mapping[str, Any]) -> TrialSpec:
