@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from study.adaptive import Scalar
 from study.check import set_path
 from study.config import AXES_OF_STAGE, DEFAULT_AXES, PARENT, Grid, Rule, Study, explain_errors
+from study.hint import hint
 from study.trial import DataIdentity, TrialSpec
 from trainables.spec import SETTINGS, DevSplit, Settings, Stage
 
@@ -165,9 +165,8 @@ def _check_rules(study: Study) -> None:
         for rule in getattr(study.stages, stage).when:
             for axis in rule.where:
                 if axis not in AXES_OF_STAGE[stage]:
-                    near = difflib.get_close_matches(axis, AXES_OF_STAGE[stage], n=1, cutoff=0.5)
-                    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(AXES_OF_STAGE[stage])}"
-                    raise ValueError(f"stages.{stage}.when: axis `{axis}` does not change this stage; {hint}")
+                    proposed = hint(axis, AXES_OF_STAGE[stage])
+                    raise ValueError(f"stages.{stage}.when: axis `{axis}` does not change this stage; {proposed}")
 
 
 def _validated(stage: Stage, plain: dict[str, Any]) -> Settings:

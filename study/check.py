@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from study.adaptive import BEST, Scalar
 from study.config import NAMED_AXES, Grid, Study, explain_errors
+from study.hint import hint
 from study.trial import TrialSpec
 from trainables.architecture import parse_architecture
 from trainables.spec import LinearSettings, Memory, PretrainSettings
@@ -34,9 +34,9 @@ def check_grid(study: Study, grid: Grid) -> None:
         if axis in NAMED_AXES:
             check_axis(axis, [value for value in values if (axis, value) != ("head_layer", BEST)])
         elif axis.partition(".")[0] not in study.stages.named() or "." not in axis:
-            near = difflib.get_close_matches(axis, known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(NAMED_AXES)}, or a stage's setting"
-            raise ValueError(f"unknown grid axis `{axis}`; {hint} (a setting is written stage.path)")
+            otherwise = f"known: {', '.join(NAMED_AXES)}, or a stage's setting"
+            proposed = hint(axis, known, otherwise)
+            raise ValueError(f"unknown grid axis `{axis}`; {proposed} (a setting is written stage.path)")
         else:
             _check_setting(study, axis, values)
     for required in ("architecture", "label_fraction"):
@@ -87,9 +87,7 @@ def _below(node: Any, key: str, path: str, where: str) -> Any:
     if isinstance(node, dict) and key in node:
         return node[key]
     known = list(node) if isinstance(node, dict) else []
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known) or 'nothing below it'}"
-    raise ValueError(f"{where}: no setting `{path}`; {hint}")
+    raise ValueError(f"{where}: no setting `{path}`; {hint(key, known or ['nothing below it'])}")
 
 
 def check_axis(axis: str, values: list[Scalar]) -> None:

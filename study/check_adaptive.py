@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from study.adaptive import BEST, Scalar
 from study.check import check_axis, set_path
 from study.config import Study, explain_errors
+from study.hint import hint
 from trainables.spec import Stage
 
 OWN_AXES: dict[Stage, tuple[str, ...]] = {
@@ -55,9 +55,8 @@ def axis_of(study: Study, stage: Stage, name: str) -> str:
     if found:
         raise ValueError(f"stages.{stage}: `{name}` may be {' or '.join(found)}; write it in full")
     names = [*known, *(path.rpartition(".")[2] for path in known), *OWN_AXES.get(stage, ())]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
-    raise ValueError(f"stages.{stage}: no setting `{name}` to choose; {hint}")
+    proposed = hint(name, names, f"known: {', '.join(known)}")
+    raise ValueError(f"stages.{stage}: no setting `{name}` to choose; {proposed}")
 
 
 def setting_paths(study: Study, stage: Stage) -> list[str]:

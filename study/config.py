@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from study.adaptive import Dev, Explore, Scalar, Search, Select
+from study.hint import hint
 from trainables.architecture import parse_architecture
 from trainables.spec import (
     STAGES,
@@ -255,27 +255,24 @@ def explain_errors(error: ValidationError, model: type[Spec]) -> list[str]:
         path = ".".join(str(part) for part in item["loc"])
         found = item.get("input")
         if item["type"] == "extra_forbidden":
-            key = str(item["loc"][-1])
-            known = _fields_at(model, item["loc"][:-1])
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else "known: " + ", ".join(known)
-            lines.append(f"unknown key `{path}`; {hint}")
+            proposed = hint(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
+            lines.append(f"unknown key `{path}`; {proposed}")
         elif item["type"] == "missing":
             lines.append(f"`{path}` is required and missing")
         elif item["type"] == "value_error":
             lines.append(f"`{path}`: {item['ctx']['error']}" if path else str(item["ctx"]["error"]))
         elif item["type"] == "literal_error":
             choices = re.findall(r"'([^']+)'", item["ctx"]["expected"])
-            near = difflib.get_close_matches(str(found), choices, n=1, cutoff=0.5)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            lines.append(f"`{path}` is {found!r}, expected one of {', '.join(choices)}{hint}")
+            near = hint(str(found), choices, "")
+            lines.append(f"`{path}` is {found!r}, expected one of {', '.join(choices)}" + (f"; {near}" if near else ""))
         else:
             lines.append(f"`{path}` is {found!r}: {item['msg'].lower()}")
     return lines
 
 
-def _fields_at(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that stands at `location` inside `model`; keys of mappings are passed over."""
+def _keys_at(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
+    """What a file calls the fields of the model that stands at `location` inside `model`; keys of mappings are passed
+    over."""
     current: Any = model
     for part in location:
         if part not in current.model_fields:
@@ -283,4 +280,4 @@ def _fields_at(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
         annotation = current.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         current = next(c for c in candidates if isinstance(c, type) and issubclass(c, Spec))
-    return list(current.model_fields)
+    return [field.alias or name for name, field in current.model_fields.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -14,6 +13,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from study.front import best_for_no_more
+from study.hint import hint
 from study.ledger import Cell, Entries, Ledger, Scalar, values_of
 
 Floats = NDArray[np.float64]
@@ -42,9 +42,7 @@ def directions(objectives: Sequence[str]) -> list[Direction]:
     """
     for name in objectives:
         if name not in OBJECTIVES:
-            near = difflib.get_close_matches(name, OBJECTIVES, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(OBJECTIVES)}"
-            raise ValueError(f"explore.objectives: unknown objective `{name}`; {hint}")
+            raise ValueError(f"explore.objectives: unknown objective `{name}`; {hint(name, OBJECTIVES)}")
     found = [OBJECTIVES[name] for name in objectives]
     if found.count("maximize") != 1 or len(found) < 2 or len(set(objectives)) < len(objectives):
         raise ValueError(

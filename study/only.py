@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
 
+from study.hint import hint
 from study.plan import PlannedTrial
 from study.schedule import predecessors
 
@@ -36,9 +36,7 @@ def parse_only(text: str) -> Only:
         if not separator or not pattern:
             raise ValueError(f"--only {text!r}: expected field=pattern words such as stage=finetune, found {word!r}")
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(FIELDS)}"
-            raise ValueError(f"--only {text!r}: trials have no field {name!r}; {hint}")
+            raise ValueError(f"--only {text!r}: trials have no field {name!r}; {hint(name, FIELDS)}")
         found.append((name, pattern))
     if not found:
         raise ValueError("--only is empty: expected field=pattern words such as stage=finetune")

@@ -58,6 +58,8 @@ def refusal(changes: dict[str, dict[str, Any]], **top: Any) -> str:
         ({"learning_rate": {"log": [0.1, 1], "uniform": [0, 1]}}, "found log and uniform"),
         ({"learning_rate": [0.1, 1]}, "expected a range such as {log: [0.01, 1]}"),
         ({"learning_rate": 0.1}, "expected a range such as {log: [0.01, 1]}"),
+        ({"epochs": {"integer": [1, 3]}}, "epochs.integer`; did you mean `int`?"),
+        ({"epochs": {"linear": [1, 3]}}, "epochs.linear`; known: log, uniform, int, choices"),
         ({"learning_rat": {"log": [0.1, 1]}}, "no setting `learning_rat` to choose; did you mean `learning_rate`?"),
         ({"finetune.learning_rat": {"log": [0.1, 1]}}, "did you mean `learning_rate`?"),
         ({"color_strenght": {"log": [0.1, 1]}}, "did you mean `color_strength`?"),

@@ -73,7 +73,7 @@ def test_numbers_match_by_value_and_names_by_pattern(plan: Plan, text: str, coun
         ("   ", "--only is empty"),
         ("finetune", "expected field=pattern words such as stage=finetune, found 'finetune'"),
         ("stage=", "found 'stage='"),
-        ("stage=finetune archtecture=r18", "trials have no field 'archtecture'; did you mean architecture?"),
+        ("stage=finetune archtecture=r18", "trials have no field 'archtecture'; did you mean `architecture`?"),
         ("colour=red", "trials have no field 'colour'; known: id, stage"),
     ],
 )
