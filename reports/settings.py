@@ -80,15 +80,18 @@ def variant_of(source: str, spec: Mapping[str, Any], parent: str | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings by their path, their values as JSON; the label fraction left out."""
-    found: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flattened(value, f"{prefix}{name}.")
-        elif prefix + name != "label_fraction":
-            found[prefix + name] = json.dumps(value, sort_keys=True)
+def by_path(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What nested mappings hold, by dotted path."""
+    found: dict[str, Any] = {}
+    for name, value in plain.items():
+        found |= by_path(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
+
+
+def _flattened(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by their path, their values as JSON; the label fraction left out."""
+    found = by_path(settings)
+    return {path: json.dumps(value, sort_keys=True) for path, value in found.items() if path != "label_fraction"}
 
 
 def _chosen_paths(record: Record) -> frozenset[tuple[str, str]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import ValidationError
 
+from reports.settings import by_path
 from study.adaptive import BEST, Scalar
 from study.check import check_axis, set_path
 from study.config import Study, explain_errors
@@ -62,14 +61,7 @@ def axis_of(study: Study, stage: Stage, name: str) -> str:
 def setting_paths(study: Study, stage: Stage) -> list[str]:
     """Dotted paths of a stage's settings."""
     plain = getattr(study.stages, stage).model_dump(mode="json", exclude={"when", "select", "search"})
-    return list(_leaves(plain))
-
-
-def _leaves(plain: dict[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, value in plain.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
-    return found
+    return list(by_path(plain))
 
 
 def check_adaptive(study: Study) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reports.settings import by_path
 from study.plan import Plan
 from trainables.spec import STAGES
 
@@ -17,9 +18,9 @@ def drift(plan: Plan, finished: Iterable[dict[str, Any]]) -> dict[str, list[str]
     `finished` are the specifications of the storage's records; those of the plan's own trials do not count. Parents'
     ids are not compared: they follow from their own settings.
     """
-    planned = {id: _flatten(trial.spec.plain()) for id, trial in plan.trials.items()}
+    planned = {id: _fields(trial.spec.plain()) for id, trial in plan.trials.items()}
     own = {frozenset(fields.items()) for fields in planned.values()}
-    others = {frozenset(fields.items()): fields for fields in map(_flatten, finished)}
+    others = {frozenset(fields.items()): fields for fields in map(_fields, finished)}
     explained: dict[str, list[str]] = {}
     for stage in STAGES:
         known = [fields for key, fields in others.items() if fields["stage"] == stage and key not in own]
@@ -48,11 +49,5 @@ def _nearest(wanted: list[dict[str, Any]], known: list[dict[str, Any]]) -> Itera
         yield known[int(differences.argmin())]
 
 
-def _flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            fields |= _flatten(value, f"{prefix}{key}.")
-        elif prefix + key != "parent":
-            fields[prefix + key] = value
-    return fields
+def _fields(plain: dict[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in by_path(plain).items() if path != "parent"}
