@@ -17,18 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from reports import paper
-from study.explore import Explorer, directions
-from study.front import hypervolume
+from study.explore import DIRECTIONS, Explorer
 from study.ledger import Cell
 from study.load import load_study
 from study.plan import ExpectedImages, make_plan
 
 Floats = NDArray[np.float64]
 FLOPS_PER_HOUR = 150e12 * 3600  # of one device, as in the preset; shares of hours do not depend on it
-OBJECTIVES = ("dev_top1", "train_flops")
 ENOUGH = 0.95
 PATIENCE = 10
 TEMPERATURES = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -111,6 +109,21 @@ def compare(name: str, grids: list[Grid]) -> list[Walk]:
     return ways["exploration"]
 
 
+def hypervolume(costs: ArrayLike, accuracies: ArrayLike, reference: tuple[float, float]) -> float:
+    """Area between the front of some cells and a reference point (a cost, an accuracy).
+
+    It is the area of all points that are better than the reference in both and no better than one of the cells in
+    both. `costs` (lower is better) and `accuracies` (higher is better) are (n,). The unit is that of a cost times an
+    accuracy; pass logarithms of costs for an area in which every doubling counts the same.
+    """
+    costs, accuracies = np.asarray(costs, np.float64), np.asarray(accuracies, np.float64)
+    area, best = 0.0, reference[1]
+    for i in np.lexsort((-accuracies, costs)):
+        area += max(0.0, reference[0] - costs[i]) * max(0.0, accuracies[i] - best)
+        best = max(best, accuracies[i])
+    return float(area)
+
+
 def quartiles(values: list[float]) -> str:
     """Median and, in brackets, the quartiles, in percent."""
     low, middle, high = (
@@ -159,12 +172,11 @@ def explored(grid: Grid, seed: int, patience: int) -> list[int]:
     explorer = Explorer(
         grid.cells,
         grid.work,
-        OBJECTIVES,
-        {"train_flops": grid.flops.tolist()},
+        grid.flops.tolist(),
         budget=0.5 * total_hours(grid),
         patience=patience,
         seed=seed,
-        optuna_study=optuna.create_study(directions=directions(OBJECTIVES)),
+        optuna_study=optuna.create_study(directions=DIRECTIONS),
     )
     order = []
     while (cell := explorer.ask()) is not None:

@@ -13,7 +13,7 @@ from study.adaptive import Explore
 from study.choices import NoEvidence
 from study.config import Study
 from study.evidence import StoredEvidence
-from study.explore import Explorer, directions
+from study.explore import DIRECTIONS, Explorer
 from study.grid import Expansion, Explored, grid_cells
 from study.plan import Images, PlannedTrial, Planner
 from study.search import Searches
@@ -70,15 +70,14 @@ def open_exploration(
             f"explore counts device-hours, and the time of {unknown:,} of {len(hours):,} trials is unknown here; "
             "measure a few steps first: python -m study plan STUDY.yaml --calibrate"
         )
-    wanted, name = directions(explore.objectives), exploration_id(cells, explore)
+    name = exploration_id(cells, explore)
     opened = evidence.searches.find(name)
     if opened is None:
-        opened = optuna.create_study(directions=wanted) if dry else evidence.searches.create(name, wanted)
+        opened = optuna.create_study(directions=DIRECTIONS) if dry else evidence.searches.create(name, DIRECTIONS)
     explorer = Explorer(
         [cell.cell for cell in cells],
         [{id: hours[id] for id in cell.trials} for cell in cells],
-        explore.objectives,
-        {explore.objectives[1]: [_cost(cell, explore.objectives[1], planner, hours) for cell in cells]},
+        [_cost(cell, explore.objectives[1], planner, hours) for cell in cells],
         budget=explore.budget_device_hours,
         patience=explore.patience,
         seed=explore.seed,

@@ -12,21 +12,13 @@ from numpy.typing import NDArray
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from study.front import best_for_no_more
-from study.hint import hint
 from study.ledger import Cell, Entries, Ledger, Scalar, values_of
 
 Floats = NDArray[np.float64]
 Direction = Literal["maximize", "minimize"]
 
-OBJECTIVES: dict[str, Direction] = {
-    "dev_top1": "maximize",
-    "dev_top5": "maximize",
-    "train_flops": "minimize",
-    "parameters": "minimize",
-    "device_hours": "minimize",
-}
-"""What can be explored: an accuracy, known only after training, against costs, which a plan knows beforehand."""
+DIRECTIONS: list[Direction] = ["maximize", "minimize"]
+"""Of what is explored: an accuracy, known only after training, against a cost, which a plan knows beforehand."""
 
 PROPOSALS = 16  # of Optuna's sampler for each cell that is started
 STARTUP = 4  # finished cells before TPE has anything to tell good ones from bad ones by; until then it draws uniformly
@@ -34,22 +26,15 @@ ALIKE = 1.1  # times the cheapest price: cells that share its pretraining, say, 
 FREE = 0.01  # of all hours so far: a cell that takes less is not preferred for being cheaper still
 
 
-def directions(objectives: Sequence[str]) -> list[Direction]:
-    """Directions of the objectives, in their order, as `optuna.create_study` takes them.
+def best_for_no_more(costs: Floats, finished_costs: Floats, accuracies: Floats) -> Floats:
+    """For each of `costs` (n,): the highest accuracy among the finished cells (m,), (m,) that cost no more, -inf where
+    there is none.
 
-    Raises ValueError when one is unknown (the nearest known one is named) or when they are not one accuracy and at
-    least one cost, each once.
+    A new cell moves the front exactly if its accuracy is above that.
     """
-    for name in objectives:
-        if name not in OBJECTIVES:
-            raise ValueError(f"explore.objectives: unknown objective `{name}`; {hint(name, OBJECTIVES)}")
-    found = [OBJECTIVES[name] for name in objectives]
-    if found.count("maximize") != 1 or len(found) < 2 or len(set(objectives)) < len(objectives):
-        raise ValueError(
-            f"explore.objectives: found [{', '.join(objectives)}], expected one accuracy and the costs that it is "
-            "weighed against, each once, such as [dev_top1, train_flops]"
-        )
-    return found
+    no_more = finished_costs[None] <= costs[:, None]
+    reached: Floats = np.where(no_more, accuracies[None], -np.inf).max(axis=1, initial=-np.inf)
+    return reached
 
 
 def optimistic(distances: Floats, accuracies: Floats, nearest: Floats) -> Floats:
@@ -89,8 +74,7 @@ class Explorer:
         self,
         cells: Sequence[Cell],
         work: Sequence[Mapping[str, float]],
-        objectives: Sequence[str],
-        known: Mapping[str, Sequence[float]],
+        costs: Sequence[float],
         *,
         budget: float,
         patience: int,
@@ -99,25 +83,22 @@ class Explorer:
         paid: Iterable[str] = (),
         retry_failed: bool = False,
     ) -> None:
-        """`known` are the costs among the objectives, by name, of each cell; `budget` is in device-hours and includes
-        what the Optuna study says was spent before; the exploration ends when the front has not moved for `patience`
-        finished cells. Cells that failed before are left out unless `retry_failed`.
+        """`costs` are what accuracies are weighed against, one of each cell; `budget` is in device-hours and includes
+        what the Optuna study (of `DIRECTIONS`) says was spent before; the exploration ends when the front has not moved
+        for `patience` finished cells. Cells that failed before are left out unless `retry_failed`.
 
-        Raises ValueError for objectives as `directions` does, for no cells, cells with different axes, a patience
-        below one, a budget below the price of the cheapest cell, and an Optuna study of another grid or of other
-        objectives.
+        Raises ValueError for cells with different axes, a budget below the price of the cheapest cell, and an Optuna
+        study of another grid.
         """
-        wanted = directions(objectives)
         self.cells, self.work, self.budget, self.patience, self.seed = cells, work, budget, patience, seed
         self.paid = set(paid)
         self.reason = ""  # why the last `ask` gave no cell
-        _check(cells, work, self.paid, budget, patience)
-        self.accuracy_at = wanted.index("maximize")
-        self.costs = np.array([known[name] for name in objectives if OBJECTIVES[name] == "minimize"], np.float64).T
-        assert self.costs.shape[0] == len(cells) and (self.costs > 0).all()
+        _check(cells, work, self.paid, budget)
+        self.costs = np.array(costs, np.float64)
+        assert self.costs.shape == (len(cells),) and (self.costs > 0).all()
         self.positions = axis_positions(cells, work)
         self.steps = np.maximum(self.positions.max(axis=0), 1)
-        self.ledger = Ledger(optuna_study, cells, wanted, retry_failed)
+        self.ledger = Ledger(optuna_study, cells, retry_failed)
         self.handed_out: set[int] = set()
 
     def ask(self) -> int | None:
@@ -148,7 +129,7 @@ class Explorer:
         """
         assert 0 <= accuracy <= 1, f"the accuracy of cell {cell} is {accuracy}"
         if cell not in self.ledger.read().finished:
-            self.ledger.finish(cell, self._values(self.costs[cell], accuracy), device_hours)
+            self.ledger.finish(cell, accuracy, float(self.costs[cell]), device_hours)
 
     def fail(self, cell: int, finished: Iterable[str] = ()) -> None:
         """A running cell failed; `finished` are those of its trainings that have a record all the same.
@@ -197,7 +178,7 @@ class Explorer:
         allowed = np.array([cell for cell in by_price if prices[cell] <= limit])
         proposed = self._distances(self._propose(entries), self.positions[allowed])
         near = allowed[sorted(set(proposed.round(9).argmin(axis=1).tolist()))]  # of equally near cells the cheapest
-        accuracies = self._accuracies(entries)
+        accuracies = np.array(list(entries.finished.values()))
         distances = self._distances(self.positions[near], self.positions[done + entries.running])
         promised = optimistic(distances[:, : len(done)], accuracies, distances.min(axis=1))
         gain = promised - np.maximum(best_for_no_more(self.costs[near], self.costs[done], accuracies), 0)
@@ -209,18 +190,17 @@ class Explorer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce each of these short-lived studies
         seed = int(np.random.SeedSequence((self.seed, entries.trials)).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
-        scratch = optuna.create_study(directions=self.ledger.study.directions, sampler=sampler)
+        scratch = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
         axes = [(axis, IntDistribution(0, int(steps))) for axis, steps in zip(self.cells[0], self.steps, strict=True)]
-        log_costs = np.log(self.costs / self.costs.min(axis=0))
-        accuracies = dict(zip(entries.finished, self._accuracies(entries).tolist(), strict=True))
+        log_costs = np.log(self.costs / self.costs.min())
         for cell in (*sorted(entries.finished), *sorted(entries.running)):
-            finished = cell in accuracies
+            finished = cell in entries.finished
             scratch.add_trial(
                 create_trial(
                     state=TrialState.COMPLETE if finished else TrialState.RUNNING,
                     params={axis: int(at) for (axis, _), at in zip(axes, self.positions[cell], strict=True)},
                     distributions=dict(axes),
-                    values=self._values(log_costs[cell], accuracies[cell]) if finished else None,
+                    values=[entries.finished[cell], float(log_costs[cell])] if finished else None,
                 )
             )
         asked = [scratch.ask(dict(axes)).params for _ in range(PROPOSALS)]  # each kept away from those before it
@@ -228,21 +208,13 @@ class Explorer:
 
     def _unmoved(self, entries: Entries) -> int:
         """How many cells finished since the front moved; results that were there anyway are none of them."""
-        done, accuracies, unmoved = list(entries.finished), self._accuracies(entries), 0
+        done, accuracies, unmoved = list(entries.finished), np.array(list(entries.finished.values())), 0
         costs = self.costs[done]
         for last in reversed(range(len(done))):
             if accuracies[last] > best_for_no_more(costs[last : last + 1], costs[:last], accuracies[:last])[0]:
                 break
             unmoved += done[last] not in entries.given
         return unmoved
-
-    def _accuracies(self, entries: Entries) -> Floats:
-        return np.array([values[self.accuracy_at] for values in entries.finished.values()])
-
-    def _values(self, costs: Floats, accuracy: float) -> list[float]:
-        """Values of the objectives in their order."""
-        values: list[float] = costs.tolist()
-        return [*values[: self.accuracy_at], accuracy, *values[self.accuracy_at :]]
 
     def _distances(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> Floats:
         """How far positions a (n, axes) are from b (m, axes): sums over the axes, each of length 1: (n, m)."""
@@ -271,19 +243,13 @@ def _hours(needed: Mapping[str, float], paid: Iterable[str] = ()) -> float:
     return math.fsum(hours for id, hours in needed.items() if id not in paid)
 
 
-def _check(
-    cells: Sequence[Cell], work: Sequence[Mapping[str, float]], paid: set[str], budget: float, patience: int
-) -> None:
-    if not cells:
-        raise ValueError("explore: the grid has no cells; give each of its axes a value at least")
+def _check(cells: Sequence[Cell], work: Sequence[Mapping[str, float]], paid: set[str], budget: float) -> None:
     for number, cell in enumerate(cells):
         if set(cell) != set(cells[0]):
             raise ValueError(
                 f"explore: cells must have the same axes, but cell 0 has {', '.join(sorted(cells[0]))}, and cell "
                 f"{number} has {', '.join(sorted(cell))}; explore one grid at a time"
             )
-    if patience < 1:
-        raise ValueError(f"explore.patience: found {patience}, expected a number of cells from 1")
     assert len(work) == len(cells) and all(hours > 0 for needed in work for hours in needed.values())
     cheapest = min(_hours(needed, paid) for needed in work)
     if not budget >= cheapest:

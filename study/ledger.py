@@ -19,12 +19,12 @@ Cell = Mapping[str, Scalar]
 class Entries:
     """What the ledger says at one moment.
 
-    `finished` holds values of the objectives by cell, in the order in which the cells finished; `given` are those of
-    them that were never handed out. `spent` are the prices of all cells ever handed out, in device-hours; `trials` is
+    `finished` holds accuracies by cell, in the order in which the cells finished; `given` are those of them that were
+    never handed out. `spent` are the prices of all cells ever handed out, in device-hours; `trials` is
     how many trials the Optuna study has.
     """
 
-    finished: dict[int, list[float]]
+    finished: dict[int, float]
     given: frozenset[int]
     running: list[int]
     failed: list[int]
@@ -35,31 +35,29 @@ class Entries:
 class Ledger:
     """Cells of a grid as trials of an Optuna study.
 
-    A trial's parameters are its cell's axes, its values those of the objectives in the study's order. Of its user
+    A trial's parameters are its cell's axes, its values the cell's accuracy and cost. Of its user
     attributes `handed_out` is false for a result that was there anyway, and `device_hours` is what the cell took when
     it was handed out, 0 if it was not. Nothing is kept besides the Optuna study, so that whoever opens it again sees
     the same. With `retry_failed`, cells that failed before are as if never handed
     out, except that their hours stay spent.
     """
 
-    def __init__(
-        self, study: optuna.Study, cells: Sequence[Cell], directions: Sequence[str], retry_failed: bool
-    ) -> None:
-        """Raises ValueError when the Optuna study is one of another grid or of other objectives."""
+    def __init__(self, study: optuna.Study, cells: Sequence[Cell], retry_failed: bool) -> None:
+        """Raises ValueError when the Optuna study is one of another grid."""
         self.study, self.cells, self.axes = study, cells, tuple(cells[0])
         self.index = {tuple(cell[axis] for axis in self.axes): i for i, cell in enumerate(cells)}
         assert len(self.index) == len(cells), "a cell is twice in the grid"
         self.distributions: dict[str, BaseDistribution] = {
             axis: CategoricalDistribution(values_of(axis, cells)) for axis in self.axes
         }
-        self._check(directions)
+        self._check()
         failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if retry_failed else []
         self.forgiven = {trial.number for trial in failed}
 
     def read(self) -> Entries:
         trials = self.study.get_trials(deepcopy=False)
         done = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=_finishing)
-        finished = {self._cell(trial): list(trial.values) for trial in done}
+        finished = {self._cell(trial): float(trial.values[0]) for trial in done}
         running = [self._cell(trial) for trial in trials if trial.state == TrialState.RUNNING]
         failures = [
             self._cell(trial)
@@ -74,18 +72,18 @@ class Ledger:
     def start(self, cell: int, price: float) -> None:
         self._add(cell, TrialState.RUNNING, None, {"handed_out": True, "device_hours": price})
 
-    def finish(self, cell: int, values: Sequence[float], device_hours: float | None = None) -> None:
+    def finish(self, cell: int, accuracy: float, cost: float, device_hours: float | None = None) -> None:
         """Write a result: of the running cell, or of one that was never handed out and so took nothing.
 
         `device_hours`: what a running cell took in the end, where that is known, in the place of its price.
         """
         trial = self._running(cell)
         if trial is None:
-            self._add(cell, TrialState.COMPLETE, values, {"handed_out": False, "device_hours": 0.0})
+            self._add(cell, TrialState.COMPLETE, [accuracy, cost], {"handed_out": False, "device_hours": 0.0})
             return
         if device_hours is not None:
             optuna.Trial(self.study, trial._trial_id).set_user_attr("device_hours", device_hours)
-        self.study.tell(trial.number, values)
+        self.study.tell(trial.number, [accuracy, cost])
 
     def started(self, cell: int) -> datetime | None:
         """When a running cell was handed out; None where it is not running."""
@@ -113,14 +111,8 @@ class Ledger:
     def _cell(self, trial: FrozenTrial) -> int:
         return self.index[tuple(trial.params[axis] for axis in self.axes)]
 
-    def _check(self, directions: Sequence[str]) -> None:
+    def _check(self) -> None:
         name, remedy = self.study.study_name, "use an Optuna study of another name (finished trainings stay finished)"
-        found = [direction.name.lower() for direction in self.study.directions]
-        if found != list(directions):
-            raise ValueError(
-                f"the Optuna study {name!r} has the directions {', '.join(found)}, the objectives have "
-                f"{', '.join(directions)}; {remedy}"
-            )
         for trial in self.study.get_trials(deepcopy=False):
             if trial.distributions != self.distributions or "handed_out" not in trial.user_attrs:
                 raise ValueError(

@@ -19,22 +19,19 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from study.explore import Explorer, axis_positions, directions, optimistic
+from study.explore import DIRECTIONS, Explorer, axis_positions, optimistic
 from study.ledger import Cell
 
 ROOT = Path(__file__).resolve().parents[1]
-OBJECTIVES = ("dev_top1", "train_flops")
 LAYERS = (0, 1, 2)
 SIXTEEN = [1 + 0.1 * number for number in range(16)]  # so many that the sampler's proposals leave out most
 
 
-def optuna_study(file: Path | None = None, objectives: Sequence[str] = OBJECTIVES) -> optuna.Study:
+def optuna_study(file: Path | None = None) -> optuna.Study:
     """An Optuna study in a journal, or in memory; made or opened again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None if file is None else JournalStorage(JournalFileBackend(str(file)))
-    return optuna.create_study(
-        storage=storage, study_name="explored", directions=directions(objectives), load_if_exists=True
-    )
+    return optuna.create_study(storage=storage, study_name="explored", directions=DIRECTIONS, load_if_exists=True)
 
 
 def grid(sizes: Sequence[float], layers: Sequence[int] = LAYERS) -> tuple[list[Cell], list[dict[str, float]]]:
@@ -50,14 +47,13 @@ def grid(sizes: Sequence[float], layers: Sequence[int] = LAYERS) -> tuple[list[C
 def explorer(cells: Sequence[Cell], work: Sequence[Mapping[str, float]], **changes: Any) -> Explorer:
     whole = sum({id: hours for needed in work for id, hours in needed.items()}.values())
     options = {
-        "objectives": OBJECTIVES,
-        "known": {name: [1e15 * sum(needed.values()) for needed in work] for name in ("train_flops", "parameters")},
+        "costs": [1e15 * sum(needed.values()) for needed in work],
         "budget": whole,
         "patience": 10 * len(cells) + 1,
         "seed": 0,
         **changes,
     }
-    options.setdefault("optuna_study", optuna_study(objectives=options["objectives"]))
+    options.setdefault("optuna_study", optuna_study())
     return Explorer(cells, work, **options)
 
 
@@ -249,18 +245,6 @@ def test_reason_says_when_waiting_is_worth_it() -> None:
     assert exploring.ask() is None and exploring.reason == "all 2 cells were started; 2 still running"
 
 
-def test_front_of_several_costs_moves_when_any_is_lower() -> None:
-    cells, work = grid([1, 2, 4])
-    objectives = ("parameters", "dev_top1", "train_flops")
-    size = [9.0 - number for number in range(9)]  # dearer cells have fewer parameters, so all are on the front
-    known = {"parameters": size, "train_flops": [1e15 * sum(needed.values()) for needed in work]}
-    exploring = explorer(cells, work, objectives=objectives, known=known, patience=1)
-    order = finish(exploring, lambda cell: 0.5)
-    trials = exploring.ledger.study.trials
-    assert [trial.values[:2] for trial in trials] == [[size[cell], 0.5] for cell in order]
-    assert len(order) > 3
-
-
 def test_optuna_study_holds_every_cell_readably() -> None:
     cells, work = grid([1, 2])
     exploring = explorer(cells, work, budget=2.5)
@@ -286,8 +270,7 @@ def test_exploration_needs_neither_torch_nor_ray() -> None:
         "from study.explore import Explorer\n"
         "cells, work = [{'a': n} for n in range(3)], [{str(n): 1.0 + n} for n in range(3)]\n"
         "study = optuna.create_study(directions=['maximize', 'minimize'])\n"
-        "e = Explorer(cells, work, ('dev_top1', 'train_flops'), {'train_flops': [1, 2, 3]}, budget=9, patience=9,\n"
-        "             seed=0, optuna_study=study)\n"
+        "e = Explorer(cells, work, [1, 2, 3], budget=9, patience=9, seed=0, optuna_study=study)\n"
         "[e.tell(e.ask(), 0.5) for _ in cells]\n"
         "print({'torch', 'ray'} & set(sys.modules))"
     )
@@ -301,16 +284,9 @@ CELLS, WORK = grid([10, 20])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": ("top1", "train_flops")}, "unknown objective `top1`; did you mean `dev_top1`"),
-        ({"objectives": ("dev_top1", "colour")}, "unknown objective `colour`; known: dev_top1"),
-        ({"objectives": ("dev_top1", "dev_top5")}, "expected one accuracy and the costs"),
-        ({"objectives": ("dev_top1",)}, "expected one accuracy and the costs"),
-        ({"objectives": ("dev_top1", "train_flops", "train_flops")}, "each once"),
         ({"budget": 10.9}, "10.9 is less than the cheapest cell takes, 11 device-hours"),
         ({"budget": math.nan}, "nan is less than the cheapest cell takes"),
         ({"budget": 1.9, "paid": ["pretrain-1"]}, "1.9 is less than the cheapest cell takes, 2 device-hours"),
-        ({"patience": 0}, "patience: found 0"),
-        ({"cells": [], "work": []}, "no cells"),
         ({"cells": [*CELLS[:-1], {"architecture": "r1"}]}, "cell 0 has architecture, head_layer, and cell 5 has arch"),
     ],
 )
@@ -327,8 +303,6 @@ def test_optuna_study_of_something_else_is_refused() -> None:
     cells, work = grid([10, 20, 30])
     with pytest.raises(ValueError, match=r"'explored' explored another grid: its trial 0 with .*'r0'.* another name"):
         explorer(cells, work, optuna_study=study)
-    with pytest.raises(ValueError, match="directions maximize, minimize, the objectives have minimize, maximize"):
-        explorer(CELLS, WORK, objectives=("train_flops", "dev_top1"), optuna_study=study)
 
 
 def test_axes_are_ordered_by_size_or_by_hours() -> None:

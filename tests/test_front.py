@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.explore import corner, explored, paper_table_1, random_order, smallest_first, surface, walk
-from study.front import best_for_no_more, hypervolume
+from benchmarks.explore import corner, explored, hypervolume, paper_table_1, random_order, smallest_first, surface, walk
+from study.explore import best_for_no_more
 
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12)
 
@@ -28,8 +28,8 @@ def test_hypervolume_is_the_number_of_unit_squares_that_are_dominated(
 def test_front_moves_exactly_for_what_no_finished_cell_equals_or_beats(
     cells: list[tuple[int, int]], new: tuple[int, int]
 ) -> None:
-    costs = np.array([[c] for c, _ in cells], float).reshape(-1, 1)
-    reached = best_for_no_more(np.array([[new[0]]], float), costs, np.array([a for _, a in cells], float))
+    costs, accuracies = np.array([c for c, _ in cells], float), np.array([a for _, a in cells], float)
+    reached = best_for_no_more(np.array([new[0]], float), costs, accuracies)
     assert (new[1] > reached[0]) == (not any(c <= new[0] and a >= new[1] for c, a in cells))
 
 
