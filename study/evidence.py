@@ -12,7 +12,7 @@ from reports.records import read_record
 from reports.storage import Storage
 from study.adaptive import DEFAULT_TRIALS
 from study.cells import Cell
-from study.choices import Choice, Decision, Option, Score
+from study.choices import Choice, Decision, Evidence, Option, Score
 from study.config import Study
 from study.failures import failed_for_good
 from study.grid import grid_cells
@@ -186,17 +186,17 @@ def pruned_mark(id: str) -> tuple[str, ...]:
 class Assumed:
     """Evidence for estimates: what is open is decided as if the first option were the best; what is known counts."""
 
-    def __init__(self, known: StoredEvidence | None) -> None:
+    def __init__(self, known: Evidence) -> None:
         self.known = known
 
     def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
-        return [] if self.known is None else self.known.sampled(choice)
+        return self.known.sampled(choice)
 
     def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
-        return [] if self.known is None else self.known.picked(study, labelled)
+        return self.known.picked(study, labelled)
 
     def decide(self, choice: Choice) -> Decision:
-        decision = None if self.known is None else self.known.decide(choice)
+        decision = self.known.decide(choice)
         if decision is not None:
             return decision
         own = {axis: found.ends[0] for axis, found in choice.space.items() if axis in choice.cell}

@@ -12,7 +12,7 @@ from typing import Protocol
 from datasets.splits import held_out_rows
 from study.check import check_batch, micro_batches
 from study.check_space import check_space
-from study.choices import Choice
+from study.choices import Choice, NoEvidence
 from study.config import Execution, Study, expected_labels
 from study.evidence import Assumed, StoredEvidence
 from study.grid import Expansion, expand
@@ -156,7 +156,7 @@ def plan_of(
     exploring = study.explore is not None and (evidence is None or evidence.exploring(study, images.labelled))
     if not expansion.choices:
         return Plan(study, expansion.cells, expansion.naive, trials, done, exploring=exploring)
-    whole = expand(study, Assumed(evidence), images.labelled)
+    whole = expand(study, Assumed(evidence or NoEvidence()), images.labelled)
     for choice in whole.choices.values():
         if choice.search is not None:
             check_space(choice, whole.maker, lambda spec: check_training(spec.stage, spec, study.execution, images))
