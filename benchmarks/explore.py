@@ -20,8 +20,8 @@ import optuna
 from numpy.typing import ArrayLike, NDArray
 
 from reports import paper
+from study.cells import Cell
 from study.explore import DIRECTIONS, Explorer
-from study.ledger import Cell
 from study.load import load_study
 from study.plan import ExpectedImages, make_plan
 

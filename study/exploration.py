@@ -29,7 +29,7 @@ class Exploration:
 
     cells: list[Explored]
     explorer: Explorer
-    study: optuna.Study
+    optuna_study: optuna.Study
     settings: Explore
     payer: dict[str, int] = field(default_factory=dict)  # the first cell that needs a training pays for it
     told: set[int] = field(default_factory=set)
@@ -138,7 +138,7 @@ def advance(exploration: Exploration, evidence: StoredEvidence, over: Collection
         for id in cells[found].trials:
             exploration.payer.setdefault(id, found)
     if not explorer.running:
-        exploration.study.set_user_attr(OVER, ending_of(exploration.settings))
+        exploration.optuna_study.set_user_attr(OVER, ending_of(exploration.settings))
     evidence.searches.put_back()
     return picked
 

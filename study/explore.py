@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from study.ledger import Cell, Entries, Ledger, Scalar, values_of
+from study.adaptive import Scalar
+from study.cells import Cell
+from study.ledger import Entries, Ledger, values_of
 
 Floats = NDArray[np.float64]
-Direction = Literal["maximize", "minimize"]
 
-DIRECTIONS: list[Direction] = ["maximize", "minimize"]
+DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
 """Of what is explored: an accuracy, known only after training, against a cost, which a plan knows beforehand."""
 
 PROPOSALS = 16  # of Optuna's sampler for each cell that is started

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,8 +11,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-Scalar = bool | int | float | str
-Cell = Mapping[str, Scalar]
+from study.adaptive import Scalar
+from study.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Entries:
     """What the ledger says at one moment.
 
     `finished` holds accuracies by cell, in the order in which the cells finished; `given` are those of them that were
-    never handed out. `spent` are the prices of all cells ever handed out, in device-hours; `trials` is
-    how many trials the Optuna study has.
+    never handed out. `spent` are the prices of all cells ever handed out, in device-hours; `trials` is how many trials
+    the Optuna study has.
     """
 
     finished: dict[int, float]
@@ -35,27 +35,26 @@ class Entries:
 class Ledger:
     """Cells of a grid as trials of an Optuna study.
 
-    A trial's parameters are its cell's axes, its values the cell's accuracy and cost. Of its user
-    attributes `handed_out` is false for a result that was there anyway, and `device_hours` is what the cell took when
-    it was handed out, 0 if it was not. Nothing is kept besides the Optuna study, so that whoever opens it again sees
-    the same. With `retry_failed`, cells that failed before are as if never handed
-    out, except that their hours stay spent.
+    A trial's parameters are its cell's axes, its values the cell's accuracy and cost. Of its user attributes
+    `handed_out` is false for a result that was there anyway, and `device_hours` is what the cell took when it was
+    handed out, 0 if it was not. Nothing is kept besides the Optuna study, so that whoever opens it again sees the same.
+    With `retry_failed`, cells that failed before are as if never handed out, except that their hours stay spent.
     """
 
-    def __init__(self, study: optuna.Study, cells: Sequence[Cell], retry_failed: bool) -> None:
+    def __init__(self, optuna_study: optuna.Study, cells: Sequence[Cell], retry_failed: bool) -> None:
         """Raises ValueError when the Optuna study is one of another grid."""
-        self.study, self.cells, self.axes = study, cells, tuple(cells[0])
+        self.optuna_study, self.cells, self.axes = optuna_study, cells, tuple(cells[0])
         self.index = {tuple(cell[axis] for axis in self.axes): i for i, cell in enumerate(cells)}
         assert len(self.index) == len(cells), "a cell is twice in the grid"
         self.distributions: dict[str, BaseDistribution] = {
             axis: CategoricalDistribution(values_of(axis, cells)) for axis in self.axes
         }
         self._check()
-        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if retry_failed else []
+        failed = optuna_study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if retry_failed else []
         self.forgiven = {trial.number for trial in failed}
 
     def read(self) -> Entries:
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self.optuna_study.get_trials(deepcopy=False)
         done = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=_finishing)
         finished = {self._cell(trial): float(trial.values[0]) for trial in done}
         running = [self._cell(trial) for trial in trials if trial.state == TrialState.RUNNING]
@@ -82,8 +81,8 @@ class Ledger:
             self._add(cell, TrialState.COMPLETE, [accuracy, cost], {"handed_out": False, "device_hours": 0.0})
             return
         if device_hours is not None:
-            optuna.Trial(self.study, trial._trial_id).set_user_attr("device_hours", device_hours)
-        self.study.tell(trial.number, [accuracy, cost])
+            optuna.Trial(self.optuna_study, trial._trial_id).set_user_attr("device_hours", device_hours)
+        self.optuna_study.tell(trial.number, [accuracy, cost])
 
     def started(self, cell: int) -> datetime | None:
         """When a running cell was handed out; None where it is not running."""
@@ -93,7 +92,7 @@ class Ledger:
     def fail(self, cell: int) -> None:
         trial = self._running(cell)
         assert trial is not None, f"cell {cell} is not running"
-        self.study.tell(trial.number, state=TrialState.FAIL)
+        self.optuna_study.tell(trial.number, state=TrialState.FAIL)
 
     def _add(
         self, cell: int, state: TrialState, values: Sequence[float] | None, attributes: dict[str, bool | float]
@@ -102,22 +101,23 @@ class Ledger:
         trial = create_trial(
             state=state, params=params, distributions=self.distributions, values=values, user_attrs=attributes
         )
-        self.study.add_trial(trial)
+        self.optuna_study.add_trial(trial)
 
     def _running(self, cell: int) -> FrozenTrial | None:
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return next((trial for trial in running if self._cell(trial) == cell), None)
 
     def _cell(self, trial: FrozenTrial) -> int:
         return self.index[tuple(trial.params[axis] for axis in self.axes)]
 
     def _check(self) -> None:
-        name, remedy = self.study.study_name, "use an Optuna study of another name (finished trainings stay finished)"
-        for trial in self.study.get_trials(deepcopy=False):
+        name = self.optuna_study.study_name
+        for trial in self.optuna_study.get_trials(deepcopy=False):
             if trial.distributions != self.distributions or "handed_out" not in trial.user_attrs:
                 raise ValueError(
                     f"the Optuna study {name!r} explored another grid: its trial {trial.number} with {trial.params} "
-                    f"was no cell of a grid with the axes and values of this one; {remedy}"
+                    "was no cell of a grid with the axes and values of this one; use an Optuna study of another name "
+                    "(finished trainings stay finished)"
                 )
 
 

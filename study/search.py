@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from reports.storage import Storage
@@ -30,7 +31,6 @@ ASHA_REDUCTION = 3
 WARM_STARTS = 3
 """A new search first tries the winners of at most so many earlier ones over the same settings at the same stage."""
 
-Direction = Literal["maximize", "minimize"]
 BEGINNING = "begins_with"
 """A search's attribute in the journal: what it samples first, the winners of earlier ones."""
 
@@ -81,7 +81,7 @@ class Searches:
         without settings.
         """
         assert choice.search is not None
-        study = self.find(choice.id) or self.create(choice.id, ["maximize"])
+        study = self.find(choice.id) or self.create(choice.id, [StudyDirection.MAXIMIZE])
         if BEGINNING not in study.user_attrs:
             study.set_user_attr(BEGINNING, self._winners_like(choice))
         known, beginning = study.get_trials(), study.user_attrs[BEGINNING]
@@ -121,7 +121,7 @@ class Searches:
             self.known[name] = optuna.load_study(study_name=name, storage=self._open())
         return self.known.get(name)
 
-    def create(self, name: str, directions: Sequence[Direction]) -> optuna.Study:
+    def create(self, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
         """A new Optuna study in the journal; who changes it by himself calls `put_back` afterwards."""
         self.known[name] = optuna.create_study(study_name=name, storage=self._open(), directions=directions)
         return self.known[name]

@@ -19,8 +19,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from study.cells import Cell
 from study.explore import DIRECTIONS, Explorer, axis_positions, optimistic
-from study.ledger import Cell
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (0, 1, 2)
@@ -128,7 +128,7 @@ def test_what_is_in_the_storage_is_free() -> None:
     results.tell(0, 0.9)  # the first word counts
     assert results.ledger.read().spent == 0
     assert finish(results) == [2] and results.reason.startswith("11 of 12 device-hours are left")
-    assert [trial.values[0] for trial in results.ledger.study.trials[:2]] == [0.5, 0.5]
+    assert [trial.values[0] for trial in results.ledger.optuna_study.trials[:2]] == [0.5, 0.5]
 
 
 def test_no_step_costs_more_than_all_before_it_unless_nothing_is_cheaper() -> None:
@@ -249,7 +249,7 @@ def test_optuna_study_holds_every_cell_readably() -> None:
     cells, work = grid([1, 2])
     exploring = explorer(cells, work, budget=2.5)
     order = finish(exploring)
-    trials = exploring.ledger.study.trials
+    trials = exploring.ledger.optuna_study.trials
     assert [trial.params for trial in trials] == [cells[cell] for cell in order]
     assert [trial.values for trial in trials] == [[luck(cell), 1e15 * sum(work[cell].values())] for cell in order]
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
