@@ -21,10 +21,12 @@ def describe_plan(plan: Plan, estimate: Estimate | None = None) -> Iterator[str]
         yield f"question {' '.join(study.question.split())}"
     images = ExpectedImages.of(study)
     yield f"data     {study.data.name}: {images.train_images:,} training images, {images.classes:,} classes"
-    total_naive, total = sum(plan.naive.values()), len(plan.trials)
+    explored = study.explore is not None  # its cells count with what measures them, others without
+    to_choose = sum(trial.spec.dev is not None and not explored for trial in plan.trials.values())
+    merged, more = len(plan.trials) - to_choose, f", and {to_choose:,} to choose by" if to_choose else ""
     yield (
-        f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, "
-        f"{total:,} with shared ones merged"
+        f"grid     {plan.cells:,} cells: {sum(plan.naive.values()):,} trainings if each cell ran its own, "
+        f"{merged:,} with shared ones merged{more}"
     )
     yield from _open_choices(plan)
     yield ""

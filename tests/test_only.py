@@ -208,6 +208,25 @@ def test_dry_run_says_what_is_still_to_be_decided(tmp_path: Path, capsys: pytest
     assert stages_of(dry_run(capsys, file)) == ["pretrain", "to be decided: choose"]
 
 
+def test_plan_counts_what_is_run_to_choose_by_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = {name: tiny()["stages"][name] for name in ("pretrain", "finetune")}
+    stages["finetune"]["select"] = {"over": {"learning_rate": [0.1, 0.2, 0.3]}}
+    grid = {"architecture": ["r10w0.0625"], "label_fraction": [0.1], "seed": [0, 1], "head_layer": [0, 1]}
+
+    def grid_line(file: Path) -> str:
+        assert main(["plan", str(file), "--storage", str(tmp_path / "runs")]) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("grid "))
+
+    chosen = grid_line(study_file(tmp_path, stages=stages, grid=grid, dev={"few_labels": 0}))
+    assert chosen.endswith(
+        "4 cells: 8 trainings if each cell ran its own, 6 with shared ones merged, and 12 to choose by"
+    )
+    del stages["finetune"]["select"]
+    explore = {"budget_device_hours": 1}
+    explored = grid_line(study_file(tmp_path, stages=stages, grid=grid, dev={"folds": 3}, explore=explore))
+    assert explored.endswith("4 cells: 20 trainings if each cell ran its own, 18 with shared ones merged")
+
+
 def test_plan_counts_searches_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = {name: tiny()["stages"][name] for name in ("pretrain", "finetune", "supervised")}
     stages["finetune"]["search"] = {"learning_rate": {"log": [0.01, 1]}, "trials": 8}
