@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from study.cluster import ray_nodes
 from study.config import Execution
 from study.hardware import how_often
 from study.kubernetes import autoscaling_config
@@ -57,9 +58,7 @@ def workers_that_fit(resources: dict[str, float], per_worker: dict[str, float]) 
 
 def living_nodes() -> list[dict[str, float]]:
     """Ray resources of the nodes that the cluster has now."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in ray_nodes(alive=True)]
 
 
 def room_for_workers(nodes: Iterable[dict[str, float]], per_worker: dict[str, float]) -> int:

@@ -76,6 +76,13 @@ def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator
         ray.shutdown()
 
 
+def ray_nodes(*, alive: bool) -> list[dict[str, Any]]:
+    """The cluster's nodes that live, or that have died, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] == alive]  # type: ignore[no-untyped-call]
+
+
 def job_client(url: str) -> Any:
     """A client of the jobs at a dashboard's URL.
 
@@ -146,10 +153,9 @@ def check_storage_is_shared(storage: Storage) -> None:
     token = f"shared-{uuid.uuid4().hex}"
     storage.write_bytes(b"", token)
     try:
-        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         sees: Any = ray.remote(num_cpus=0)(lambda root: Storage(root).exists(token))
-        for node in nodes:
-            pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+        for node in ray_nodes(alive=True):
+            pinned = sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
             if not ray.get(pinned.remote(storage.root)):
                 raise ValueError(
                     f"the storage {storage.root} is not seen by every node of the cluster; "

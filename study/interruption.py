@@ -16,11 +16,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+import ray
 import torch
+from ray._private.state import state
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from reports.records import read_failures
 from reports.storage import Storage
+from study.cluster import ray_nodes
 from study.failures import note_death
 from study.progress import read_progress
 
@@ -58,9 +63,7 @@ def ended_before(storage: Storage, id: str, launched_at: str) -> bool:
 
 def nodes(*, alive: bool) -> set[str]:
     """Ids of the cluster's nodes that live, or that have died."""
-    import ray
-
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"] == alive}  # type: ignore[no-untyped-call]
+    return {node["NodeID"] for node in ray_nodes(alive=alive)}
 
 
 def node_died(node: str) -> bool:
@@ -87,8 +90,6 @@ def _comes_true(condition: Callable[[], bool]) -> bool:
 
 def this_node() -> str:
     """Id of the node that this process runs on; empty outside of Ray."""
-    import ray
-
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
@@ -139,17 +140,11 @@ def nodes_of_all_ranks() -> set[str]:
 
 def draining_nodes() -> set[str]:
     """Ids of the nodes that Ray knows will be taken away; as Ray Train itself asks for them."""
-    from ray._private.state import state
-
     return set(state.get_draining_nodes())
 
 
 def drain(node: str, deadline: float) -> None:
     """Tell Ray that a node is preempted at `deadline`, in seconds since the epoch."""
-    import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
-
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     client.drain_node(node, reason, "the cloud takes this node away", int(deadline * 1000))
