@@ -50,7 +50,7 @@ class StoredEvidence:
 
     @cached_property
     def searches(self) -> Searches:
-        from study.search import Searches  # here, because Optuna takes a second to import
+        from study.search import Searches  # here, because plans that search nothing do without Optuna: 0.04 s
 
         return Searches(self.storage)
 
@@ -82,7 +82,7 @@ class StoredEvidence:
         """Cells that an exploration has picked, and whether it is over; None before its first."""
         if study.explore is None:
             return None
-        from study.exploration import stored_exploration
+        from study.exploration import stored_exploration  # here, because it imports this module
 
         return stored_exploration(study, labelled, self.searches)
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from study.adaptive import RUNGS, Search
 from study.choices import Choice, Option
 from study.config import Study
 from study.evidence import StoredEvidence
+from study.exploration import Exploration, advance, open_exploration
 from study.grid import expand
 from study.plan import Images, Plan, PlannedTrial, Planner, plan_of
 from study.schedule import State
-
-if TYPE_CHECKING:
-    from study.exploration import Exploration
 
 
 class Growth:
@@ -41,8 +38,6 @@ class Growth:
         self.over: set[str] = set()  # trials that ended without a record, or were skipped
         self.exploration: Exploration | None = None
         if study.explore is not None:
-            from study.exploration import open_exploration  # here, because Optuna takes a second to import
-
             self.exploration = open_exploration(study, images, evidence, seconds, dry=False)
         self._explore()
         self._grow(self._opened())
@@ -81,8 +76,6 @@ class Growth:
     def _explore(self) -> None:
         """Let an exploration pick cells in the place of those that have ended."""
         if self.exploration is not None:
-            from study.exploration import advance
-
             for number in advance(self.exploration, self.evidence, self.over):
                 picked = self.exploration.cells[number]
                 self.expansion.add_explored(picked.stages, picked.cell)

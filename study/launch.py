@@ -16,6 +16,7 @@ from study.config import Study
 from study.estimate import throughput_here
 from study.evidence import StoredEvidence
 from study.expectation import Expectation
+from study.exploration import open_exploration
 from study.failures import failed_for_good, note_death
 from study.growth import Growth
 from study.hardware import with_worker
@@ -66,8 +67,6 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
     """
-    from study.exploration import open_exploration  # here, because Optuna takes a second to import
-
     wishes = wishes or Wishes()
     storage.check_readable()
     images = find_images(study, storage)
