@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from reports.records import Failure, read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
@@ -27,7 +27,10 @@ from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, pl
 from study.schedule import Ending, Schedule, State
 from study.throughput import Throughput
 from study.trial import canonical_json
-from study.tuner import run_schedule
+from study.tuner import Run, run_schedule
+
+if TYPE_CHECKING:  # it imports Ray
+    from study.display import Display
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Launched:
         return self.wanted <= self.plan.finished and (self.plan.complete or not everything)
 
 
-def launch(study: Study, storage: Storage, address: str | None, display: Any, wishes: Wishes | None = None) -> Launched:
+def launch(
+    study: Study, storage: Storage, address: str | None, display: Display, wishes: Wishes | None = None
+) -> Launched:
     """Run what is missing; launching again resumes.
 
     Everything that can be wrong with the study is found before images are sharded or a trial starts.
@@ -102,7 +107,7 @@ class Room:
     grows: bool
 
 
-def find_room(study: Study, plan: Plan, display: Any, *, may_grow: bool) -> tuple[Study, Room]:
+def find_room(study: Study, plan: Plan, display: Display, *, may_grow: bool) -> tuple[Study, Room]:
     """The study, with what its workers ask for on this cluster, and the room for them; `may_grow`: by more nodes.
 
     Raises:
@@ -183,7 +188,7 @@ def run_study(
     study: Study,
     storage: Storage,
     images: ShardedImages,
-    display: Any,
+    display: Display,
     wishes: Wishes,
     throughput: Throughput,
     room: Room,
@@ -202,7 +207,7 @@ def run_study(
     schedule = make_schedule(growth, storage, wishes, failed, room.max_workers, expectation, budget)
     for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
-    run_schedule(schedule, growth, storage, images, display, launched_at, throughput, budget, grows=room.grows)
+    run_schedule(Run(schedule, growth, images, throughput, budget, launched_at, room.grows), display)
     if budget is not None:
         display.say(budget.summary(schedule.missing()))
     for id, state in schedule.states.items():

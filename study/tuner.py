@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reports.storage import Storage
 from study.budget import Budget
 from study.cluster import git_state
-from study.config import Study
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
@@ -18,58 +18,43 @@ from study.progress import read_progress
 from study.schedule import Schedule
 from study.throughput import Throughput
 
+if TYPE_CHECKING:  # these import Ray, whose settings a launch makes first
+    from ray import tune
 
-def run_schedule(
-    schedule: Schedule,
-    growth: Growth,
-    storage: Storage,
-    images: ShardedImages,
-    display: Any,
-    launched_at: datetime,
-    throughput: Throughput,
-    budget: Budget | None,
-    *,
-    grows: bool,
-) -> None:
-    """Run the trials of a schedule as trials of one Ray Tune run.
+    from study.display import Display
+    from study.searcher import GraphSearcher
+
+
+@dataclass(frozen=True)
+class Run:
+    """A launch's schedule with all that its trials are told and judged by; `throughput` predicts what they take.
 
     On a cluster that `grows` no process is kept for the next trial: it would keep its node, too.
     """
-    from ray import tune
 
+    schedule: Schedule
+    growth: Growth
+    images: ShardedImages
+    throughput: Throughput
+    budget: Budget | None
+    launched_at: datetime
+    grows: bool
+
+    @property
+    def storage(self) -> Storage:
+        return self.growth.evidence.storage
+
+
+def run_schedule(run: Run, display: Display) -> None:
+    """Run the trials of a schedule as trials of one Ray Tune run."""
     from study.display import PLAIN_SECONDS, OnStep
-    from study.execute import run_trial
-    from study.gang import booked_by_trial
     from study.reporting import REFRESH_SECONDS, refreshing
-    from study.searcher import GraphSearcher
 
-    study, (commit, dirty) = growth.plan.study, git_state()
-
-    def make_config(trial: PlannedTrial) -> dict[str, Any]:
-        growth.evidence.forget_mark(trial.id)
-        if budget is not None:
-            budget.started(trial)
-        job = _job(trial, study, storage, images, commit, dirty)
-        decisions, expected = growth.expansion.decisions.get(trial.id, ()), throughput.seconds(trial)
-        more = {
-            "selections": [decision.plain() for decision in decisions],
-            "rungs": growth.rungs(trial.id),
-            "launched_at": launched_at.isoformat(),
-            "preemption_retries": study.execution.preemption_retries,
-            "planned_device_seconds": None if math.isnan(expected) else expected,
-        }
-        return {"job": {**job, **more}}
-
-    def judge(id: str, result: dict[str, Any]) -> None:
-        if growth.prune(id, result["rung"], result["dev_top1"]):
-            growth.evidence.mark_pruned(id, result["seconds"])
-
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([booked_by_trial(study.execution.per_worker, config["job"]["workers"])])
+    schedule, budget, storage, launch = run.schedule, run.budget, run.storage, run.launched_at.isoformat()
 
     def has_begun(id: str) -> bool:
         progress = read_progress(storage, id)
-        return progress is not None and progress.launch == launched_at.isoformat()
+        return progress is not None and progress.launch == launch
 
     callbacks: list[tune.Callback] = []
     if budget is not None:
@@ -77,45 +62,76 @@ def run_schedule(
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
         display.following(schedule, storage) as callback,
-        refreshing(growth.plan, storage) as report,
+        refreshing(run.growth.plan, storage) as report,
     ):
         callbacks += [callback, OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)]
-        tuner = tune.Tuner(
-            tune.with_resources(run_trial, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=GraphSearcher(schedule, make_config, judge),
-                num_samples=-1,  # until the schedule says that it is at its end
-                max_concurrent_trials=schedule.max_workers,
-                metric="finished",
-                mode="max",
-                reuse_actors=not grows,
-            ),
-            run_config=tune.RunConfig(
-                name="study",
-                storage_path=scratch,  # trials report no files, so only this process writes there
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=study.execution.preemption_retries),
-                callbacks=callbacks,
-            ),
-        )
-        tuner.fit()
+        _tuner(run, callbacks, scratch).fit()
 
 
 def ended(schedule: Schedule) -> int:
-    """Trials that are done, failed or skipped."""
+    """Trials that are done, pruned, failed or skipped."""
     return sum(state not in ("waiting", "running") for state in schedule.states.values())
 
 
-def _job(
-    trial: PlannedTrial, study: Study, storage: Storage, images: ShardedImages, commit: str, dirty: bool
-) -> dict[str, Any]:
+def _tuner(run: Run, callbacks: list[tune.Callback], scratch: str) -> tune.Tuner:
+    from ray import tune
+
+    from study.execute import run_trial
+    from study.gang import booked_by_trial
+
+    execution = run.growth.plan.study.execution
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([booked_by_trial(execution.per_worker, config["job"]["workers"])])
+
+    return tune.Tuner(
+        tune.with_resources(run_trial, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(run),
+            num_samples=-1,  # until the schedule says that it is at its end
+            max_concurrent_trials=run.schedule.max_workers,
+            metric="finished",
+            mode="max",
+            reuse_actors=not run.grows,
+        ),
+        run_config=tune.RunConfig(
+            name="study",
+            storage_path=scratch,  # trials report no files, so only this process writes there
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=execution.preemption_retries),
+            callbacks=callbacks,
+        ),
+    )
+
+
+def _searcher(run: Run) -> GraphSearcher:
+    """Who hands out a run's trials, and ends those that are pruned."""
+    from study.searcher import GraphSearcher
+
+    growth, (commit, dirty) = run.growth, git_state()
+
+    def make_config(trial: PlannedTrial) -> dict[str, Any]:
+        growth.evidence.forget_mark(trial.id)
+        if run.budget is not None:
+            run.budget.started(trial)
+        return {"job": _job(trial, run, commit, dirty)}
+
+    def judge(id: str, result: dict[str, Any]) -> None:
+        if growth.prune(id, result["rung"], result["dev_top1"]):
+            growth.evidence.mark_pruned(id, result["seconds"])
+
+    return GraphSearcher(run.schedule, make_config, judge)
+
+
+def _job(trial: PlannedTrial, run: Run, commit: str, dirty: bool) -> dict[str, Any]:
     """A trial's job as plain JSON types; `execute.Job` types it again on the other side."""
-    fraction = trial.spec.labels_read
+    growth, images, study = run.growth, run.images, run.growth.plan.study
+    fraction, expected = trial.spec.labels_read, run.throughput.seconds(trial)
     return {
         "id": trial.id,
         "study": study.name,
         "trial": trial.spec.plain(),
-        "storage": storage.root,
+        "storage": run.storage.root,
         "shards": images.shards,
         "workers": trial.workers,
         "per_worker": dict(study.execution.per_worker),
@@ -124,9 +140,14 @@ def _job(
         "min_effective_rank": study.execution.min_effective_rank,
         "checkpoint_seconds": study.execution.checkpoint_seconds,
         "steps": trial.steps,
+        "rungs": growth.rungs(trial.id),
+        "selections": [decision.plain() for decision in growth.expansion.decisions.get(trial.id, ())],
         "fingerprint": images.manifest.fingerprint,
         "subset_hash": None if fraction is None else images.subset_hash(fraction),
         "train_flops": float(trial.train_flops),
+        "planned_device_seconds": None if math.isnan(expected) else expected,
+        "launched_at": run.launched_at.isoformat(),
+        "preemption_retries": study.execution.preemption_retries,
         "commit": commit,
         "dirty": dirty,
     }
