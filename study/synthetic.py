@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from datasets.batches import Batch
 from datasets.schema import Manifest
@@ -20,10 +19,9 @@ from trainables.classifier import Classifier, ModelSpec, model_state
 from trainables.context import Context
 from trainables.evaluation import evaluating
 from trainables.features import Features
-from trainables.linear import FeatureStream
+from trainables.linear import FeatureStream, task_of
 from trainables.linear import build as build_linear
-from trainables.loop import DTYPES, Task, train
-from trainables.losses import classification_loss
+from trainables.loop import DTYPES, train
 from trainables.pretrain import Pretraining
 from trainables.spec import Optimization, PretrainSettings
 from trainables.stage import Assignment
@@ -90,15 +88,8 @@ def run_linear_steps(spec: TrialSpec, rows: int, context: Context) -> None:
         torch.rand(held, encoder.feature_dim, dtype=dtype),
         torch.randint(spec.data.classes, (held,)),
     )
-
-    def inputs(batch: Batch) -> tuple[Tensor, ...]:
-        return batch.images.to(context.device), batch.labels.to(context.device)
-
-    def loss(outputs: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return classification_loss(outputs[0], labels), {}
-
     stream = FeatureStream(features, Share(held, 0, 0, 1), optimization.global_batch_size)
-    train(Task(classifier, inputs, loss, stream, held, optimization, evaluate=lambda done: {}), context)
+    train(task_of(classifier, stream, held, optimization, context, lambda done: {}), context)
 
 
 def noise(rows: int, image_size: int, classes: int) -> Batch:

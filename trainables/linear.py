@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from trainables.loop import DTYPES, Outputs, Task, train
 from trainables.losses import classification_loss
 from trainables.protocol import unchanged
 from trainables.resnet import Encoder
-from trainables.spec import LinearSettings
+from trainables.spec import LinearSettings, Optimization
 from trainables.stage import Assignment, Outcome
 
 
@@ -70,6 +70,37 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     context.place(encoder, dtype)
     context.place(classifier, dtype)
     rows = assignment.labelled_rows(settings.label_fraction)
+    with unchanged("the frozen encoder", encoder.state_dict):
+        known = gather_features(
+            encode_split(encoder, assignment, "train", rows, context, dtype, 0.0), rows, context.device
+        )
+        trained = assignment.trained_rows(rows)
+        share = Share(trained, assignment.seed, context.rank, context.world_size, assignment.held_out)
+        stream = FeatureStream(known, share, optimization.global_batch_size)
+        whole = nn.Sequential(encoder, classifier)
+        task = task_of(
+            classifier,
+            stream,
+            trained,
+            optimization,
+            context,
+            lambda done: evaluate(whole, assignment, context, dtype, done),
+        )
+        progress = train(task, context)
+        metrics = task.evaluate(1.0)
+    context.save_model({"module": classifier.state_dict()})
+    return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))
+
+
+def task_of(
+    classifier: LinearClassifier,
+    stream: FeatureStream,
+    rows: int,
+    optimization: Optimization,
+    context: Context,
+    evaluate: Callable[[float], dict[str, float]],
+) -> Task:
+    """The training of a linear classifier on features, of which one epoch passes over `rows`."""
 
     def inputs(batch: Batch) -> tuple[Tensor, ...]:
         return batch.images.to(context.device), batch.labels.to(context.device)
@@ -77,25 +108,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     def loss(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return classification_loss(outputs[0], labels), {}
 
-    with unchanged("the frozen encoder", encoder.state_dict):
-        known = gather_features(
-            encode_split(encoder, assignment, "train", rows, context, dtype, 0.0), rows, context.device
-        )
-        trained = assignment.trained_rows(rows)
-        share = Share(trained, assignment.seed, context.rank, context.world_size, assignment.held_out)
-        task = Task(
-            classifier,
-            inputs,
-            loss,
-            FeatureStream(known, share, optimization.global_batch_size),
-            trained,
-            optimization,
-            evaluate=lambda done: evaluate(nn.Sequential(encoder, classifier), assignment, context, dtype, done),
-        )
-        progress = train(task, context)
-        metrics = task.evaluate(1.0)
-    context.save_model({"module": classifier.state_dict()})
-    return Outcome(metrics, progress, settings.label_fraction, count_parameters(classifier))
+    return Task(classifier, inputs, loss, stream, rows, optimization, evaluate)
 
 
 def load_encoder(encoder: Encoder, parent: State) -> None:
