@@ -23,8 +23,8 @@ from reports.next_experiment import PlannedTrial
 from reports.page import build_page
 from reports.records import Record
 from reports.results import StudyInfo
+from reports.settings import variant_of
 from reports.storage import Storage
-from reports.tables import variant_of
 
 SIZES = {
     f"r{depth}{f'w{width}' if width > 1 else ''}{'sk' * kernels}": round(size * 1e6 * width**2 * (1 + 0.5 * kernels))

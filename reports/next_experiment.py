@@ -20,8 +20,8 @@ IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anyth
 class PlannedTrial:
     """A trial of the plan without a record; what it is called is as in the columns of `tables.trials`.
 
-    Trials of one `variant` (`tables.variant_of`) are seeds of one cell of the grid. `dev`: it is to measure candidates
-    on held-out images, and is no result by itself.
+    Trials of one `variant` (`settings.variant_of`) are seeds of one cell of the grid. `dev`: it is to measure
+    candidates on held-out images, and is no result by itself.
     """
 
     id: str

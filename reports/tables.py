@@ -15,7 +15,6 @@ from reports.comparable import NAMED, allowed, with_caveats
 from reports.records import Environment, Record
 from reports.remembered import remembered
 from reports.settings import settings_of, variant
-from reports.settings import variant_of as variant_of  # by which a study names its planned trials
 
 ARCHITECTURE = re.compile(r"r(?P<depth>\d+)(?:w(?P<width>\d+(?:\.\d+)?))?(?P<sk>sk)?")
 

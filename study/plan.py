@@ -19,7 +19,6 @@ from study.grid import Expansion, expand
 from study.trial import TrialSpec, head_of
 from trainables.architecture import (
     PROJECTION_DIM,
-    Architecture,
     encoder_parameters,
     feature_dim,
     forward_flops,
@@ -209,7 +208,7 @@ def planned_trial(
         workers=execution.workers_of(spec.stage, spec.architecture),
         rows=rows,
         steps=steps,
-        parameters=encoder_parameters(_architecture(spec.architecture), spec.data.image_size),
+        parameters=encoder_parameters(parse_architecture(spec.architecture), spec.data.image_size),
         train_flops=train_flops(spec, steps, rows, trials),
     )
 
@@ -235,14 +234,9 @@ def training_rows(spec: TrialSpec, images: Images) -> int:
 
 
 @lru_cache
-def _architecture(name: str) -> Architecture:
-    return parse_architecture(name)
-
-
-@lru_cache
 def forward_flops_of(name: str, image_size: int, classes: int, head_depth: int, head_layers: int) -> float:
     """Operations of one image's forward pass: encoder, projection layers, linear layer (if `classes`)."""
-    architecture = _architecture(name)
+    architecture = parse_architecture(name)
     whole_head = 0 < head_layers == head_depth
     width = PROJECTION_DIM if whole_head else feature_dim(architecture)
     head = head_flops(architecture, head_depth, head_layers) if head_layers else 0
@@ -265,7 +259,7 @@ def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, Planne
         return seen * passes * forward_flops_of(spec.architecture, size, classes, *head_of(spec, spec_of))
     if isinstance(settings, LinearSettings):
         features = rows * forward_flops_of(spec.architecture, size, 0, 0, 0)
-        return features + seen * 3 * 2 * feature_dim(_architecture(spec.architecture)) * classes
+        return features + seen * 3 * 2 * feature_dim(parse_architecture(spec.architecture)) * classes
     student = seen * passes * forward_flops_of(spec.architecture, size, classes, 0, 0)
     if isinstance(settings, DistillSettings):
         assert spec.parent is not None

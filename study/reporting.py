@@ -19,8 +19,8 @@ from reports.next_experiment import PlannedTrial as ReportedTrial
 from reports.page import build_page
 from reports.results import Results, StudyInfo
 from reports.serve import LivePage, make_server, serve, url
+from reports.settings import variant_of
 from reports.storage import Storage
-from reports.tables import variant_of
 from study.cluster import ROOT
 from study.plan import Plan, PlannedTrial
 

@@ -8,12 +8,17 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+import reports.figures.style
+import reports.records
+import trainables.spec
 from reports.storage import Storage
 from studies import tiny
+from study.grid import JUDGED
 from study.throughput import Calibration, Measurement, write_calibration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +103,12 @@ def test_plan_and_status_of_sharded_images_need_neither_torch_nor_ray(shards: st
     code = f"{PLAN}\nassert main(['status', *sys.argv[2:]]) == 1"
     modules = loaded_by(code, "plan", str(file), "--storage", str(tmp_path / "runs"))
     assert "datasets" in modules and not modules & {"torch", "torchvision", "ray"}
+
+
+def test_a_stage_is_known_wherever_stages_are_told_apart() -> None:
+    assert set(trainables.spec.STAGES) == set(get_args(trainables.spec.Stage)) == set(trainables.spec.SETTINGS)
+    assert set(get_args(reports.records.Stage)) == set(reports.figures.style.STAGES) == set(trainables.spec.STAGES)
+    assert {"pretrain", *JUDGED} == set(trainables.spec.STAGES)  # all others read labels
 
 
 def test_another_package_named_datasets_is_refused_with_a_remedy(tmp_path: Path) -> None:

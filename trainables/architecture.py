@@ -87,6 +87,7 @@ class ConvLayer:
         return 2 * self.weights * self.output_size**2
 
 
+@cache
 def parse_architecture(name: str) -> Architecture:
     """Read the canonical spelling of an architecture.
 
