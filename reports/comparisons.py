@@ -133,11 +133,11 @@ def slope_falls(trials: pd.DataFrame) -> Found:
     if (trials["source"] == "paper").all():
         trials = trials[trials["width"] <= 2]
     found = few_against_most(trials)
-    if found.table.empty:
-        return Found(found.table, "slope", "")
     few = _stage(trials, "finetune")["label_fraction"].min()
     linear = linear_and_finetuned(trials, few).set_index("architecture")
     cells = found.table[found.table["architecture"].isin(linear.index)]
+    if cells.empty:
+        return Found(cells, "slope", "")
     caveats = [joined(pair) for pair in zip(cells["caveat"], cells["architecture"].map(linear["caveat"]), strict=True)]
     cells = cells.assign(
         x=100 * cells["architecture"].map(linear["linear"]),
