@@ -27,8 +27,9 @@
       selects[name].add(new Option(share ? `${value}\u00a0%` : value, share ? value / 100 : value));
     }
   };
+  const ROUNDED = 1e-8; // a choice is made of a percent of six decimals, so it is up to half of this off its fraction
   const same = (value, choice) =>
-    typeof value === "number" ? Math.abs(value - Number(choice)) <= 1e-9 * Math.abs(value) : String(value) === choice;
+    typeof value === "number" ? Math.abs(value - Number(choice)) < ROUNDED : String(value) === choice;
 
   // ---- figures
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
