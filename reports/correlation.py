@@ -72,14 +72,3 @@ def linear_and_finetuned(trials: pd.DataFrame, label_fraction: float) -> pd.Data
             "worse": both["worse_linear"] | both["worse_tuned"],
         }
     )
-
-
-def linear_correlation(trials: pd.DataFrame, label_fraction: float) -> Correlation | None:
-    """How linear evaluation foretells fine-tuning over architectures; None with fewer than two.
-
-    Appendix C draws the architectures of widths 1 and 2: pass these rows alone to compare with the paper.
-    """
-    points = linear_and_finetuned(trials, label_fraction)
-    return correlation(
-        points["linear"].tolist(), points["finetune"].tolist(), [id for ids in points["ids"] for id in ids]
-    )

@@ -19,10 +19,10 @@ from trainables.architecture import (
     conv_layers,
     encoder_parameters,
     feature_dim,
-    head_parameters,
     parse_architecture,
     trainable_encoder_parameters,
 )
+from trainables.classifier import count_parameters
 from trainables.heads import LinearClassifier, ProjectionHead
 from trainables.lars import LARS, parameter_groups
 from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
@@ -171,15 +171,16 @@ def test_parameter_counts() -> None:
             continue
         width = feature_dim(architecture)
         with torch.device("meta"):
-            first_layer, classifier = ProjectionHead(width, 2).layers[0], LinearClassifier(width, 1000)
+            heads = [ProjectionHead(width, depth) for depth in (2, 3, 4)]
+            classifier = LinearClassifier(width, 1000)
         found = {
             "trainable": trainable,
             "moving_statistics": encoder_parameters(architecture, size) - trainable,
             "tensors": sum(1 + 2 * layer.batch_norm for layer in conv_layers(architecture, size)),
             "feature_dim": width,
-            "heads": [head_parameters(architecture, depth) for depth in (2, 3, 4)],
-            "first_head_layer": sum(p.numel() for p in first_layer.parameters()),
-            "classifier_1000": sum(p.numel() for p in classifier.parameters()),
+            "heads": [count_parameters(head) for head in heads],
+            "first_head_layer": count_parameters(heads[0].layers[0]),
+            "classifier_1000": count_parameters(classifier),
         }
         assert found == golden, key
     assert len(PARAMETERS) == 54

@@ -11,6 +11,7 @@ from datasets.batches import Batch
 from trainables.architecture import Architecture
 from trainables.classifier import count_parameters
 from trainables.collapse import CollapsedError, collapsed, effective_rank
+from trainables.collectives import sum_over_ranks
 from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.features import encode_split, gather_features
@@ -19,7 +20,6 @@ from trainables.knn import BANK_ROWS, knn_counts
 from trainables.loop import DTYPES, HistoryRow, Outputs, Task, autocast, train
 from trainables.losses import classification_loss, nt_xent
 from trainables.memory import ContrastiveMemory
-from trainables.metrics import reduce_counts
 from trainables.norm import set_moving_variance
 from trainables.resnet import Encoder
 from trainables.schedule import total_steps, warmup_steps
@@ -137,5 +137,5 @@ def knn_top1(encoder: Encoder, assignment: Assignment, context: Context, dtype: 
     bank_features, bank_labels = bank.features.to(context.device), bank.labels.to(context.device)
     features, labels = queries.features.to(context.device), queries.labels.to(context.device)
     counts = knn_counts(features, labels, bank_features, bank_labels, assignment.classes)
-    right, _, images = reduce_counts(counts).tolist()
+    right, _, images = sum_over_ranks(counts).tolist()
     return float(right / images)
