@@ -107,8 +107,8 @@ class Refusal(Subject):
     need: str
 
 
-def fits(trials: pd.DataFrame, laws: Sequence[tuple[Law, Method]] = LAWS) -> list[Fit | Refusal]:
-    """Every one of `laws` fitted to every stage, label fraction and family of a table of comparable trials.
+def fits(trials: pd.DataFrame) -> list[Fit | Refusal]:
+    """Every one of `LAWS` fitted to every stage, label fraction and family of a table of comparable trials.
 
     Families with and without selective kernels are fitted apart, and together ("all") where there are both. A point is
     an architecture's best setting, its mean over seeds, as in `scaling.size_points`.
@@ -119,7 +119,7 @@ def fits(trials: pd.DataFrame, laws: Sequence[tuple[Law, Method]] = LAWS) -> lis
         for fraction, group in points.groupby("label_fraction", sort=True):
             for family, members in _families(group):
                 flagged = tuple(reversals(members))
-                for law, method in laws:
+                for law, method in LAWS:
                     subject = Subject(stage, float(str(fraction)), family, law, flagged)
                     found.append(_fit(trials, members, subject, method))
     return found

@@ -41,17 +41,14 @@ class PlannedTrial:
 class Suggestion:
     """One unfinished trial: `half_width` of its cell's 95 % interval now and `after` it, in points of top-1.
 
-    `device_hours` are those of the trial and of the unfinished parents in `also_needed`, NaN where no finished trial
-    tells the speed; `per_hour` is what the interval narrows for each. `seeds` are the finished ones of the cell.
+    `device_hours` are those of the trial and of its unfinished parents, NaN where no finished trial tells the speed;
+    `reason` says all of it in words.
     """
 
     id: str
     half_width: float
     after: float
-    seeds: int
-    also_needed: tuple[str, ...]
     device_hours: float
-    per_hour: float
     reason: str
 
 
@@ -105,16 +102,12 @@ def _suggestion(
     now = one_seed / math.sqrt(n) if n else spread.cells
     after = one_seed / math.sqrt(n + 1) if n else _both(now, one_seed)
     needed = _unfinished_parents(trial, missing)
-    flops = {one.id: one.train_flops for one in (trial, *needed)}
-    seconds = [_speed(one, speeds) * one.train_flops for one in (trial, *needed)]
-    hours = sum(seconds) / 3600
+    flops = sum(one.train_flops for one in (trial, *needed))
+    hours = sum(_speed(one, speeds) * one.train_flops for one in (trial, *needed)) / 3600
     half, narrower = (100 * NORMAL * value for value in (now, after))
-    gain = half - narrower
-    per_hour = gain / hours if hours > 0 else math.nan
-    rank = per_hour if not math.isnan(per_hour) else gain / max(sum(flops.values()), 1.0)
-    reason = _reason(trial, n, half, narrower, hours, len(needed), known)
-    ids = tuple(one.id for one in needed)
-    return rank, Suggestion(trial.id, half, narrower, n, ids, hours, per_hour, reason)
+    rank = (half - narrower) / (hours if hours > 0 else max(flops, 1.0))
+    reason = _reason(n, half, narrower, hours, len(needed), known)
+    return rank, Suggestion(trial.id, half, narrower, hours, reason)
 
 
 def _both(prior: float, seed: float) -> float:
@@ -157,9 +150,7 @@ def _speed(trial: PlannedTrial, speeds: Mapping[str | None, float]) -> float:
     return speeds.get(trial.architecture, speeds.get(None, math.nan))
 
 
-def _reason(
-    trial: PlannedTrial, n: int, half: float, after: float, hours: float, parents: int, spread_known: bool
-) -> str:
+def _reason(n: int, half: float, after: float, hours: float, parents: int, spread_known: bool) -> str:
     if n == 0:
         start = f"nothing is known of this cell: {half:.1f} points either way, {after:.1f} with a first seed"
     else:

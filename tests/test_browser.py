@@ -22,10 +22,9 @@ from test_page import EVIL, RECORDS, built
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 SHOWN = """
-Object.fromEntries([...document.querySelectorAll(".plot")].map((plot) => [plot.id, plot.data.flatMap((trace) => {
-  const values = trace.orientation === "h" ? trace.x : trace.y;
-  return (trace.customdata ?? []).filter((_, i) => values[i] !== null);
-})]))
+Object.fromEntries([...document.querySelectorAll(".plot")].map((plot) => [plot.id, plot.data.flatMap(
+  (trace) => (trace.customdata ?? []).filter((_, i) => trace.y[i] !== null)
+)]))
 """
 
 
