@@ -260,19 +260,26 @@ def head_and_classifier() -> tuple[ProjectionHead, LinearClassifier]:
     return head, classifier
 
 
+def first_layers(head: ProjectionHead, number: int) -> ProjectionHead:
+    """A copy of the head cut off as for a classifier."""
+    head = copy.deepcopy(head)
+    del head.layers[number:]
+    return head
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_head(head_and_classifier: tuple[ProjectionHead, LinearClassifier], mode: str, layers: int) -> None:
-    head = copy.deepcopy(head_and_classifier[0]).train(mode == "train")
+    head = first_layers(head_and_classifier[0], layers).train(mode == "train")
     with torch.no_grad():
-        hidden = head(torch.from_numpy(HEADS["head3:input"]), layers).numpy()
+        hidden = head(torch.from_numpy(HEADS["head3:input"])).numpy()
     np.testing.assert_allclose(hidden, HEADS[f"head3:{mode}_hidden{layers}"], rtol=0, atol=1e-5)
 
 
 def test_logits_from_the_heads_first_layer(head_and_classifier: tuple[ProjectionHead, LinearClassifier]) -> None:
     head, classifier = head_and_classifier
     with torch.no_grad():
-        logits = classifier(head.eval()(torch.from_numpy(HEADS["head3:input"]), 1)).numpy()
+        logits = classifier(first_layers(head, 1).eval()(torch.from_numpy(HEADS["head3:input"]))).numpy()
     np.testing.assert_allclose(logits, HEADS["head3:sup_logits_from_eval_hidden1"], rtol=0, atol=1e-5)
 
 
