@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -18,6 +19,11 @@ DEFAULT_TRIALS = 20  # of a search that names no budget
 
 RUNGS = 4
 """A training that may be pruned is judged at so many evenly spaced points, the last one being its end."""
+
+
+def names_one_twice(values: Sequence[Scalar]) -> bool:
+    """Whether two values are equal: 1 and 1.0 are, 1 and true are not."""
+    return len({(isinstance(value, bool), value) for value in values}) < len(values)
 
 
 class Dev(Spec):
@@ -49,7 +55,7 @@ class Select(Spec):
         for name, values in self.over.items():
             if not values:
                 raise ValueError(f"select.over.{name} has no values: there is nothing to choose among")
-            if len(set(map(repr, values))) != len(values):
+            if names_one_twice(values):
                 raise ValueError(f"select.over.{name} names a value twice: {values}")
         return self
 
@@ -82,7 +88,7 @@ class Range(Spec):
                 )
         if self.log and self.log[0] <= 0:
             raise ValueError(f"log: [{self.log[0]}, {self.log[1]}] must begin above 0")
-        if self.choices and len(set(map(repr, self.choices))) != len(self.choices):
+        if self.choices and names_one_twice(self.choices):
             raise ValueError(f"choices names a value twice: {self.choices}")
         return self
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from study.adaptive import BEST, Scalar
+from study.adaptive import BEST, Scalar, names_one_twice
 from study.config import NAMED_AXES, Grid, Study, explain_errors
 from study.trial import TrialSpec
 from trainables.architecture import parse_architecture
@@ -24,13 +24,13 @@ def check_grid(study: Study, grid: Grid) -> None:
     for axis, values in grid.axes.items():
         if not values:
             raise ValueError(f"grid axis `{axis}` has no values")
-        if len(set(map(repr, values))) != len(values):
-            raise ValueError(f"grid axis `{axis}` names a value twice: {values}")
         odd = [value for value in values if not isinstance(value, bool | int | float | str)]
         if odd:
             raise ValueError(
                 f"grid axis `{axis}` has the value {odd[0]!r}, expected a number, a name, or true or false"
             )
+        if names_one_twice(values):
+            raise ValueError(f"grid axis `{axis}` names a value twice: {values}")
         if axis in NAMED_AXES:
             check_axis(axis, [value for value in values if (axis, value) != ("head_layer", BEST)])
         elif axis.partition(".")[0] not in study.stages.named() or "." not in axis:

@@ -137,8 +137,9 @@ def launch(options: argparse.Namespace) -> int:
 def _say_what_is_missing(launched: Launched) -> None:
     for id, failure in launched.failures.items():
         print(f"failed: {id}: {failure.error_type}: {failure.message}", file=sys.stderr)
-    for id in set(launched.skipped) & launched.plan.trials.keys():
-        print(f"skipped: {id}: its parent {launched.plan.trials[id].spec.parent} has no result", file=sys.stderr)
+    for id in launched.skipped:
+        if id in launched.plan.trials:
+            print(f"skipped: {id}: what it builds on has no result", file=sys.stderr)
     for choice in launched.plan.open_choices:
         print(f"not decided: {choice.id}: {len(choice.options)} candidates, not all with a result", file=sys.stderr)
     missing, planned = len(launched.wanted - launched.plan.finished), len(launched.plan.trials)
@@ -148,8 +149,9 @@ def _say_what_is_missing(launched: Launched) -> None:
 
 def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
     """Print the trials that a launch would run, in the order in which it would start them."""
-    from study.launch import wanted_trials
+    from study.launch import check_only, wanted_trials
 
+    check_only(plan, wishes)
     wanted = wanted_trials(plan, wishes)
     failed = {} if wishes.retry_failed else failed_for_good(storage, plan.missing())
     schedule = Schedule(plan.part(wanted), lambda id: "done", sys.maxsize, given_up=failed)

@@ -187,8 +187,8 @@ class Execution(Spec):
 
     @model_validator(mode="after")
     def _workers_have_what_they_need(self) -> Execution:
-        counts = self.workers.values() if isinstance(self.workers, dict) else [self.workers]
-        if any(count < 1 for count in counts):
+        counts = list(self.workers.values()) if isinstance(self.workers, dict) else [self.workers]
+        if not counts or min(counts) < 1:
             raise ValueError(f"`workers` must be 1 or more, got {self.workers}")
         if any(amount <= 0 for amount in self.per_worker.values()):
             raise ValueError(f"`per_worker` must name positive amounts such as {{CPU: 1}}, got {self.per_worker}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from reports.prices import money_text
+from study.adaptive import Search
 from study.estimate import Estimate, WallClock
 from study.plan import ExpectedImages, Plan, PlannedTrial
 from trainables.spec import STAGES
@@ -19,10 +21,12 @@ def describe_plan(plan: Plan, estimate: Estimate | None = None) -> Iterator[str]
         yield f"question {' '.join(study.question.split())}"
     images = ExpectedImages.of(study)
     yield f"data     {study.data.name}: {images.train_images:,} training images, {images.classes:,} classes"
-    total_naive, total = sum(plan.naive.values()), len(plan.trials)
+    explored = study.explore is not None  # its cells count with what measures them, others without
+    to_choose = sum(trial.spec.dev is not None and not explored for trial in plan.trials.values())
+    merged, more = len(plan.trials) - to_choose, f", and {to_choose:,} to choose by" if to_choose else ""
     yield (
-        f"grid     {plan.cells:,} cells: {total_naive:,} trainings if each cell ran its own, "
-        f"{total:,} with shared ones merged"
+        f"grid     {plan.cells:,} cells: {sum(plan.naive.values()):,} trainings if each cell ran its own, "
+        f"{merged:,} with shared ones merged{more}"
     )
     yield from _open_choices(plan)
     yield ""
@@ -37,21 +41,24 @@ def describe_plan(plan: Plan, estimate: Estimate | None = None) -> Iterator[str]
 def _open_choices(plan: Plan) -> Iterator[str]:
     """What is not decided yet, and how the plan counts it."""
     listed = [choice for choice in plan.open_choices if choice.search is None]
-    searched = [choice for choice in plan.open_choices if choice.search is not None]
     if listed:
         options = sum(len(choice.options) for choice in listed)
         yield f"open     {len(listed):,} choices among {options:,} options in all, by accuracy on held-out images"
-    for choice in searched[:1]:
-        search = choice.search
-        assert search is not None
-        budget = f"{search.device_hours:g} device-hours" if search.device_hours else f"{search.most_trials} samples"
-        each = f", {len(choice.base)} trainings each" if len(choice.base) > 1 else ""
-        by = "by accuracy on held-out images"
-        yield f"open     {len(searched):,} searches ({search.sampler}) of {budget}{each}, {by}"
-    if any(choice.search is not None and choice.search.device_hours for choice in searched):
+    kinds = Counter(
+        _kind_of_search(search, len(choice.base)) for choice in plan.open_choices if (search := choice.search)
+    )
+    for kind, count in kinds.items():
+        yield f"open     {count:,} searches {kind}, by accuracy on held-out images"
+    if any(choice.search and choice.search.device_hours for choice in plan.open_choices):
         yield "         searches with a budget in hours are not in the table below"
     if plan.open_choices:
         yield "         the rest is counted as if the first option of each were the best"
+
+
+def _kind_of_search(search: Search, trainings: int) -> str:
+    budget = f"{search.device_hours:g} device-hours" if search.device_hours else f"{search.most_trials} samples"
+    each = f", {trainings} trainings each" if trainings > 1 else ""
+    return f"({search.sampler}) of {budget}{each}"
 
 
 def _stages(plan: Plan, estimate: Estimate | None) -> Iterator[str]:

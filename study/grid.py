@@ -111,6 +111,7 @@ class Expansion:
         judged = next(stage for stage in JUDGED if stage in stages)
         last, measured = self.maker.make(judged, cell), self.option({}, judged, cell)
         trials = needed | {*measured.trials, *measured.needs}
+        self.naive.update(self.specs[id].stage for id in trials - needed)
         return Explored(stages, cell, trials, measured, last, self.maker.lineage(last))
 
     def trial(self, stage: Stage, cell: Cell) -> str | None:

@@ -21,7 +21,7 @@ from study.growth import Growth
 from study.hardware import with_worker
 from study.images import ShardedImages, check_source, find_images, make_images
 from study.lease import lease
-from study.only import Only, with_what_they_need
+from study.only import Only, check_matches, with_what_they_need
 from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
 from study.schedule import Ending, Schedule, State
 from study.throughput import Throughput
@@ -73,6 +73,7 @@ def launch(study: Study, storage: Storage, address: str | None, display: Any, wi
     images = find_images(study, storage)
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
     plan = finished_plan(study, images, evidence)  # first, because a study that cannot be planned costs nothing
+    check_only(plan, wishes)
     storage.check_writable()
     check_source(study, storage)
     skipped: list[str] = []
@@ -134,6 +135,12 @@ def check_search_budgets(plan: Plan, images: Images, seconds: Callable[[PlannedT
                 f"stages.{choice.stage}.search: device_hours {choice.search.device_hours:g} pay for no sample, one "
                 f"takes about {hours:.2g} ({len(trials)} trainings); raise device_hours, or lower dev.folds"
             )
+
+
+def check_only(plan: Plan, wishes: Wishes) -> None:
+    """Refuse to run a part of the plan that is empty; of an exploration it may be known only later."""
+    if wishes.only is not None and not plan.exploring:
+        check_matches(wishes.only, plan.expected().values())
 
 
 def wanted_trials(plan: Plan, wishes: Wishes) -> set[str]:

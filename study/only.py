@@ -45,6 +45,24 @@ def parse_only(text: str) -> Only:
     return tuple(found)
 
 
+def check_matches(only: Only, trials: Collection[PlannedTrial]) -> None:
+    """Refuse what no trial matches.
+
+    Raises:
+        ValueError: the first word that matches none by itself with what there is, or all words together.
+    """
+    if any(matches(only, trial) for trial in trials):
+        return
+    text = " ".join(f"{name}={pattern}" for name, pattern in only)
+    for name, pattern in only:
+        values = [FIELDS[name](trial) for trial in trials]
+        if not any(_matches(value, pattern) for value in values):
+            known = list(dict.fromkeys(str(value) for value in values if value is not None))
+            shown = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5) or known[:10] or ["none"]
+            raise ValueError(f"--only {text!r}: no trial has {name}={pattern}; there are {', '.join(shown)}")
+    raise ValueError(f"--only {text!r}: every word matches trials, but no trial matches all of them")
+
+
 def matches(only: Only, trial: PlannedTrial) -> bool:
     """Whether a trial matches every pattern."""
     return all(_matches(FIELDS[name](trial), pattern) for name, pattern in only)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import resource
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import Tensor
 import trials
 from datasets.batches import Batch
 from gloo import run_ranks
-from trainables.checkpoint import State, load_state
+from trainables.checkpoint import State, load_state, save_state
 from trainables.context import Context
 from trainables.heads import LinearClassifier
 from trainables.loop import NonFiniteLossError, Task, train
@@ -122,6 +124,21 @@ def test_time_is_noted_by_the_node_types_that_sessions_paid_for(shards: str, tmp
     assert progress.seconds_on(progress.resumed_seconds + 60) == pytest.approx(
         {"spot": progress.earlier["spot"], "on demand": progress.earlier["on demand"] + 60}
     )
+
+
+def test_checkpoint_for_which_there_is_no_space_leaves_the_one_before_and_nothing_else(tmp_path: Path) -> None:
+    uri = str(tmp_path / "latest.pt")
+    save_state(uri, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # it would end the process instead of the write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save_state(uri, {"step": 2, "filler": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert load_state(uri) == {"step": 1} and [path.name for path in tmp_path.iterdir()] == ["latest.pt"]
 
 
 def test_checkpoint_that_was_being_written_is_not_read(shards: str, tmp_path: Path) -> None:

@@ -162,7 +162,6 @@ def test_dry_run_prints_what_would_run_in_order_and_writes_nothing(
 def test_dry_run_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = study_file(tmp_path)
     assert stages_of(dry_run(capsys, file, "--only", "stage=linear")) == ["pretrain", "linear"]
-    assert stages_of(dry_run(capsys, file, "--only", "architecture=r50*")) == []
     finish_all(file, "pretrain")
     assert stages_of(dry_run(capsys, file, "--only", "stage=linear")) == ["linear"]
 
@@ -209,11 +208,47 @@ def test_dry_run_says_what_is_still_to_be_decided(tmp_path: Path, capsys: pytest
     assert stages_of(dry_run(capsys, file)) == ["pretrain", "to be decided: choose"]
 
 
+def test_plan_counts_what_is_run_to_choose_by_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = {name: tiny()["stages"][name] for name in ("pretrain", "finetune")}
+    stages["finetune"]["select"] = {"over": {"learning_rate": [0.1, 0.2, 0.3]}}
+    grid = {"architecture": ["r10w0.0625"], "label_fraction": [0.1], "seed": [0, 1], "head_layer": [0, 1]}
+
+    def grid_line(file: Path) -> str:
+        assert main(["plan", str(file), "--storage", str(tmp_path / "runs")]) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("grid "))
+
+    chosen = grid_line(study_file(tmp_path, stages=stages, grid=grid, dev={"few_labels": 0}))
+    assert chosen.endswith(
+        "4 cells: 8 trainings if each cell ran its own, 6 with shared ones merged, and 12 to choose by"
+    )
+    del stages["finetune"]["select"]
+    explore = {"budget_device_hours": 1}
+    explored = grid_line(study_file(tmp_path, stages=stages, grid=grid, dev={"folds": 3}, explore=explore))
+    assert explored.endswith("4 cells: 20 trainings if each cell ran its own, 18 with shared ones merged")
+
+
+def test_plan_counts_searches_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = {name: tiny()["stages"][name] for name in ("pretrain", "finetune", "supervised")}
+    stages["finetune"]["search"] = {"learning_rate": {"log": [0.01, 1]}, "trials": 8}
+    stages["supervised"]["search"] = {"learning_rate": {"log": [0.01, 1]}, "sampler": "random", "device_hours": 1}
+    grid = {"architecture": ["r10w0.0625"], "label_fraction": [0.1], "seed": [0, 1]}
+    file = study_file(tmp_path, stages=stages, grid=grid, dev={"few_labels": 0})
+    assert main(["plan", str(file), "--storage", str(tmp_path / "runs")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("open ")]
+    assert lines == [
+        "open     2 searches (tpe) of 8 samples, by accuracy on held-out images",
+        "open     2 searches (random) of 1 device-hours, by accuracy on held-out images",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--only", "stage"], "expected field=pattern"),
         (["--only", ""], "--only is empty"),
+        (["--only", "seed=0 stage=fine"], "no trial has stage=fine; there are finetune"),
+        (["--only", "architecture=r50*"], "no trial has architecture=r50*; there are r10w0.0625"),
+        (["--only", "stage=linear temperature=0.1"], "no trial matches all of them"),
         (["--seeds", "0"], "--seeds 0: expected 1 or more"),
     ],
 )

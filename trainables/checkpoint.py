@@ -68,11 +68,14 @@ def _write(uri: str, content: io.BytesIO) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
-    with partial.open("wb") as file:
-        file.write(content.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())  # otherwise a power cut may leave the new name on an empty file
-    partial.replace(target)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())  # otherwise a power cut may leave the new name on an empty file
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)  # on a full disk, half a checkpoint would stay
 
 
 def load_state(uri: str) -> State | None:
