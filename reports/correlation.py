@@ -13,6 +13,8 @@ from reports.comparable import joined
 from reports.intervals import NORMAL
 from reports.scaling import size_points
 
+WIDEST = 2
+
 
 @dataclass(frozen=True)
 class Correlation:
@@ -46,6 +48,12 @@ def correlation(x: Sequence[float], y: Sequence[float], ids: Sequence[str] = ())
             math.tanh(math.atanh(r) + side / math.sqrt(n - 3)) if abs(r) < 1 else r for side in (-NORMAL, NORMAL)
         )
     return Correlation(r, low, high, slope, float(ys.mean() - slope * xs.mean()), n, tuple(ids))
+
+
+def as_in_appendix_c(trials: pd.DataFrame) -> pd.DataFrame:
+    """A table of trials; of the paper's own without its widest model, which the paper leaves out of this comparison
+    (caption of Figure C.1)."""
+    return trials[trials["width"] <= WIDEST] if (trials["source"] == "paper").all() else trials
 
 
 def linear_and_finetuned(trials: pd.DataFrame, label_fraction: float) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from reports.tables import best_points
+from reports.tables import ARCHITECTURE, best_points
 
 SIZE = ("architecture", "parameters", "label_fraction", "labels")
 
@@ -49,6 +49,12 @@ def labels_needed(labels: Sequence[float], accuracy: Sequence[float], target: fl
 def size_points(trials: pd.DataFrame, stage: str = "finetune") -> pd.DataFrame:
     """`tables.best_points` of a stage by architecture and label fraction."""
     return best_points(trials, stage, SIZE)
+
+
+def has_selective_kernels(architectures: pd.Series) -> pd.Series:
+    """Whether each of a column of architectures has selective kernels: bools; a name of another kind has none."""
+    names = (ARCHITECTURE.fullmatch(name) for name in architectures)
+    return pd.Series([named is not None and named["sk"] is not None for named in names], architectures.index, "bool")
 
 
 def size_gains(points: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from reports.figures.points import custom_data, fraction_styles, seed_points, si
 from reports.figures.style import COLORS, DASHES, STAGES, SYMBOLS, empty_figure, finish, plain
 from reports.fits import STAGES as FITTED
 from reports.fits import Fit, Point, Refusal, Subject, predict
-from reports.scaling import size_points
+from reports.scaling import has_selective_kernels, size_points
 
 TITLE = "Error against parameters, with fitted power laws"
 NEED = "It needs four or more sizes of one family at one label fraction"
@@ -108,7 +108,6 @@ def _traces(trials: pd.DataFrame, found: Sequence[Fit | Refusal], drawn: Sequenc
         look = _look(trials, fit)
         floors = [one for one in found if isinstance(one, Fit) and one.law == FLOOR and _cell(one) == _cell(fit)]
         traces += [*_measured(fit, points, look), *_laws([fit, *floors], look)]
-    kernels = trials.drop_duplicates("architecture").set_index("architecture")["selective_kernels"].fillna(False)
     covered = {(fit.label_fraction, fit.family) for fit in drawn}
     for one in found:
         cell = one.label_fraction, one.family
@@ -116,8 +115,8 @@ def _traces(trials: pd.DataFrame, found: Sequence[Fit | Refusal], drawn: Sequenc
             continue
         covered.add(cell)
         if isinstance(one, Refusal) and (one.label_fraction, "all") not in covered:
-            selective = points["architecture"].map(kernels).astype(bool) == (one.family == "selective kernels")
-            rows = points[(points["label_fraction"] == one.label_fraction) & selective]
+            of_family = has_selective_kernels(points["architecture"]) == (one.family == "selective kernels")
+            rows = points[(points["label_fraction"] == one.label_fraction) & of_family]
             traces.append(_errors(rows.assign(note=f"no fit: {one.reason}"), _name(one), _look(trials, one)))
     return traces
 

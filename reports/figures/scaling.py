@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from reports.figures.facets import WHOLE, of_labels, panels
 from reports.figures.points import fraction_styles, on_imagenet, reference_layer, size_axis
 from reports.figures.style import empty_figure, percent, points_of
-from reports.scaling import size_gains, size_points
+from reports.scaling import has_selective_kernels, size_gains, size_points
 
 NEED = "It needs the stage finetune over two or more values of `architecture`."
 PRESET = "imagenet-table1"
@@ -167,7 +167,7 @@ def _methods(trials: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
 
 def _by_size(points: pd.DataFrame, styles: Mapping[float, int]) -> pd.DataFrame:
     """Points of `size_points` as lines: color by label fraction, dashed with selective kernels."""
-    selective = points["architecture"].str.endswith("sk").astype(int)
+    selective = has_selective_kernels(points["architecture"]).astype(int)
     names = points["label_fraction"].map(of_labels)
     return points.assign(series=names, style=points["label_fraction"].map(styles), dash=selective)
 
