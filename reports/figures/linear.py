@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from reports.correlation import as_in_appendix_c, correlation
 from reports.figures.facets import of_labels, panels
 from reports.figures.points import fraction_styles, on_imagenet, reference_layer
-from reports.figures.style import COLORS, empty_figure, percent
+from reports.figures.style import color_of, empty_figure, percent
 from reports.scaling import SIZE
 from reports.tables import best_points
 
@@ -101,7 +101,7 @@ def _trend(line: pd.DataFrame, style: int, name: str) -> tuple[go.Scatter, str]:
         name=name,
         legendgroup=name,
         showlegend=False,
-        line={"color": COLORS[style % len(COLORS)], "width": 1.5, "dash": "dash"},
+        line={"color": color_of(style), "width": 1.5, "dash": "dash"},
         hoverinfo="skip",
     )
     text = f"slope {found.slope:.3f}, r = {found.r:.4f}" if found else "no line: all values are equal"
