@@ -93,9 +93,9 @@ def on_imagenet(trials: pd.DataFrame) -> bool:
 
 def custom_data(points: pd.DataFrame) -> list[list[Any]]:
     """[architecture, label fraction, stage] of each point; null for what a point does not have."""
-    columns = [points.get(name, pd.Series(pd.NA, index=points.index)) for name in ("architecture", "label_fraction")]
-    stages = points["stage"] if "stage" in points else pd.Series(pd.NA, index=points.index)
-    return [list(row) for row in zip(*(_gaps(column) for column in (*columns, stages)), strict=True)]
+    names, unknown = ("architecture", "label_fraction", "stage"), pd.Series(pd.NA, index=points.index)
+    columns = [_gaps(points.get(name, unknown)) for name in names]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def size_axis(points: pd.DataFrame, room: float = 0.11) -> dict[str, object]:
