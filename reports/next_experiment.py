@@ -17,8 +17,8 @@ IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anyth
 
 
 @dataclass(frozen=True)
-class PlannedTrial:
-    """A trial of the plan without a record; what it is called is as in the columns of `tables.trials`.
+class ReportedTrial:
+    """A trial of the plan, finished or not, as a report knows it; its fields are as the columns of `tables.trials`.
 
     Trials of one `variant` (`tables.variant_of`) are seeds of one cell of the grid. `dev`: it is to measure candidates
     on held-out images, and is no result by itself.
@@ -61,7 +61,7 @@ class Spread:
     cells: float
 
 
-def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> list[Suggestion]:
+def next_experiments(trials: pd.DataFrame, planned: Iterable[ReportedTrial]) -> list[Suggestion]:
     """Suggestions, the best first, one for each cell of the grid (whose trials differ in seeds alone) that has an
     unfinished trial; pretrainings only count as what others need.
 
@@ -89,8 +89,8 @@ def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> l
 
 
 def _suggestion(
-    trial: PlannedTrial,
-    missing: Mapping[str, PlannedTrial],
+    trial: ReportedTrial,
+    missing: Mapping[str, ReportedTrial],
     n: int,
     std: float,
     spread: Spread,
@@ -126,8 +126,8 @@ def _spread(stage: str, cells: pd.DataFrame) -> Spread:
     return Spread(math.nan, between)
 
 
-def _unfinished_parents(trial: PlannedTrial, missing: Mapping[str, PlannedTrial]) -> list[PlannedTrial]:
-    found: list[PlannedTrial] = []
+def _unfinished_parents(trial: ReportedTrial, missing: Mapping[str, ReportedTrial]) -> list[ReportedTrial]:
+    found: list[ReportedTrial] = []
     while (parent := missing.get(trial.parent or "")) is not None and parent not in found:
         found.append(parent)
         trial = parent
@@ -146,7 +146,7 @@ def _seconds_per_flop(trials: pd.DataFrame) -> dict[str | None, float]:
     return speeds
 
 
-def _speed(trial: PlannedTrial, speeds: Mapping[str | None, float]) -> float:
+def _speed(trial: ReportedTrial, speeds: Mapping[str | None, float]) -> float:
     return speeds.get(trial.architecture, speeds.get(None, math.nan))
 
 

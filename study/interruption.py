@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from ray.exceptions import RayError
 
-from reports.records import read_failures
 from reports.storage import Storage
+from reports.stored import read_failures
 from study.failures import note_death
 from study.progress import read_progress
 

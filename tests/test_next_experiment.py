@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from reports.next_experiment import PlannedTrial, Suggestion, next_experiments
+from reports.next_experiment import ReportedTrial, Suggestion, next_experiments
 from reports.records import Record
 from reports.tables import trials
 from studies import tiny, tiny_study
@@ -35,12 +35,12 @@ def finished(architecture: str, top1: Sequence[float], seconds: float = 3600, fl
 VARIANT = {name: trials(finished(name, [0.5]))["variant"].iloc[0] for name in ("r18", "r50", "r101")}
 
 
-def planned(id: str, architecture: str = "r18", flops: float = 1e15, parent: str | None = None) -> PlannedTrial:
+def planned(id: str, architecture: str = "r18", flops: float = 1e15, parent: str | None = None) -> ReportedTrial:
     """Another seed of `finished`, if there is any of its architecture."""
-    return PlannedTrial(id, "finetune", architecture, 0.1, 1, None, 9, parent, flops, VARIANT[architecture])
+    return ReportedTrial(id, "finetune", architecture, 0.1, 1, None, 9, parent, flops, VARIANT[architecture])
 
 
-def suggest(records: Sequence[Record], *missing: PlannedTrial) -> list[Suggestion]:
+def suggest(records: Sequence[Record], *missing: ReportedTrial) -> list[Suggestion]:
     return next_experiments(trials(records), missing)
 
 
