@@ -19,8 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from reports.records import Record, read_records
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import read_records
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "learning_rate_scaling": "linear"}
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from reports.records import read_records
 from reports.storage import Storage
+from reports.stored import read_records
 
 BASELINE = "float32"
 WAYS: dict[str, list[str]] = {

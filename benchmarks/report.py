@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.browser import browser, find_browser
 from reports.build import read_results
-from reports.next_experiment import PlannedTrial
+from reports.next_experiment import ReportedTrial
 from reports.page import build_page
 from reports.records import Record
 from reports.results import StudyInfo
@@ -76,15 +76,15 @@ def drawn(page: Path) -> None:
         assert opened.complaints() == [], opened.complaints()
 
 
-def write(folder: Path, count: int) -> dict[str, PlannedTrial]:
+def write(folder: Path, count: int) -> dict[str, ReportedTrial]:
     """Write the first `count` records of the grid, as a launch would, and return their plan."""
     folder.mkdir()
-    planned: dict[str, PlannedTrial] = {}
+    planned: dict[str, ReportedTrial] = {}
     noise = random.Random(0)
     for record in itertools.islice(records(noise), count):
         spec = record["spec"]
         settings = spec["settings"]
-        planned[record["id"]] = PlannedTrial(
+        planned[record["id"]] = ReportedTrial(
             record["id"],
             spec["stage"],
             spec["architecture"],

@@ -127,13 +127,14 @@ def _read_bundle(bundle: Sequence[Slice]) -> pa.Table:
 
 
 def ordered(dataset: Dataset) -> Dataset:
-    """Let a Ray dataset keep its order and its silence: one line for every epoch of every trial would bury the rest."""
+    """Let a Ray dataset keep its order."""
     dataset.context.execution_options.preserve_order = True
     return dataset
 
 
 def quiet_ray_data() -> None:
-    """Switch Ray Data's progress bars and start-up lines off in this process."""
+    """Switch Ray Data's progress bars and start-up lines off in this process: one for every epoch of every trial would
+    bury the rest."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -139,7 +139,7 @@ def _class_folder(source: str, prefix: str, images: dict[str, int], folders: lis
             f"{prefix}CLASS/NAME.jpg; images without label belong in {UNLABELLED}/"
         )
     found = {name: name[len(prefix) :].split("/")[0] for name in below}
-    expected = {name[len(prefix) :].split("/")[0] for name in folders if name.startswith(prefix) and name != prefix}
+    expected = {name[len(prefix) :].split("/")[0] for name in folders if name.startswith(prefix)}
     if empty := sorted(expected - set(found.values())):
         raise ValueError(
             f"{len(empty)} class folders in {source!r} hold no image "

@@ -61,11 +61,6 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def unfilled(config: dict[str, Any]) -> list[str]:
-    """Names of the values in a cluster file's `metadata` that still have to be filled in."""
-    return [name for name, value in config.get("metadata", {}).items() if FILL_IN in str(value)]
-
-
 def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     """Make what the account lacks and fill in the file; returns what to tell the user.
 

@@ -14,9 +14,9 @@ from reports.drawing import figures_of
 from reports.export import IMAGE_FORMATS, ImageFormat, as_csv, as_images, as_parquet
 from reports.markdown import as_markdown
 from reports.page import build_page
-from reports.records import read_failures, read_records, record_ids
 from reports.results import Results, StudyInfo
 from reports.storage import Storage
+from reports.stored import read_failures, read_records, record_ids
 
 DOCUMENTS: dict[str, Callable[[Results], bytes]] = {
     "html": lambda results: build_page(results).encode(),

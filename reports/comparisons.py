@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.comparable import CAVEATS, joined
-from reports.correlation import linear_and_finetuned
+from reports.correlation import as_in_appendix_c, linear_and_finetuned
 from reports.effects import Design, by_architecture, paired, side
+from reports.scaling import has_selective_kernels
 
 FEW = 0.1  # label fractions up to here are "few labels": the paper's 1 % and 10 %
 KEYS = ("architecture", "label_fraction")
@@ -86,8 +87,7 @@ def kernels(trials: pd.DataFrame) -> Found:
     fewest = tuned.loc[tuned["label_fraction"] <= FEW, "label_fraction"].min()
     rows = side(tuned[(tuned["label_fraction"] == fewest) & tuned["selective_kernels"].notna()], KEYS)
     cells = by_architecture(_single(rows))
-    kernels = rows.drop_duplicates("architecture").set_index("architecture")["selective_kernels"]
-    cells = cells.assign(selective_kernels=cells["architecture"].map(kernels).astype("float64"))
+    cells = cells.assign(selective_kernels=has_selective_kernels(cells["architecture"]).astype("float64"))
     return Found(cells, "kernels", f"with {percent(fewest)} of the labels")
 
 
@@ -121,23 +121,20 @@ def memory(trials: pd.DataFrame) -> Found:
 
 
 def linear(trials: pd.DataFrame, fraction: float) -> Found:
-    if (trials["source"] == "paper").all():
-        trials = trials[trials["width"] <= 2]  # the twelve models of Appendix C
-    points = linear_and_finetuned(trials, fraction).rename(columns={"linear": "x", "finetune": "y"})
+    points = linear_and_finetuned(as_in_appendix_c(trials), fraction).rename(columns={"linear": "x", "finetune": "y"})
     return Found(points, None, f"with {percent(fraction)} of the labels")
 
 
 def slope_falls(trials: pd.DataFrame) -> Found:
     """What a point of linear evaluation gains of fine-tuned accuracy on the fewest labels, less that on the most: the
     slope, over linear evaluation, of the difference of both."""
-    if (trials["source"] == "paper").all():
-        trials = trials[trials["width"] <= 2]
+    trials = as_in_appendix_c(trials)
     found = few_against_most(trials)
-    if found.table.empty:
-        return Found(found.table, "slope", "")
     few = _stage(trials, "finetune")["label_fraction"].min()
     linear = linear_and_finetuned(trials, few).set_index("architecture")
     cells = found.table[found.table["architecture"].isin(linear.index)]
+    if cells.empty:
+        return Found(cells, "slope", "")
     caveats = [joined(pair) for pair in zip(cells["caveat"], cells["architecture"].map(linear["caveat"]), strict=True)]
     cells = cells.assign(
         x=100 * cells["architecture"].map(linear["linear"]),

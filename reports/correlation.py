@@ -13,6 +13,8 @@ from reports.comparable import joined
 from reports.intervals import NORMAL
 from reports.scaling import size_points
 
+WIDEST = 2
+
 
 @dataclass(frozen=True)
 class Correlation:
@@ -48,6 +50,12 @@ def correlation(x: Sequence[float], y: Sequence[float], ids: Sequence[str] = ())
     return Correlation(r, low, high, slope, float(ys.mean() - slope * xs.mean()), n, tuple(ids))
 
 
+def as_in_appendix_c(trials: pd.DataFrame) -> pd.DataFrame:
+    """A table of trials; of the paper's own without its widest model, which the paper leaves out of this comparison
+    (caption of Figure C.1)."""
+    return trials[trials["width"] <= WIDEST] if (trials["source"] == "paper").all() else trials
+
+
 def linear_and_finetuned(trials: pd.DataFrame, label_fraction: float) -> pd.DataFrame:
     """Architectures with both a linear evaluation (most labels) and a fine-tuning on `label_fraction` (Appendix C).
 
@@ -71,15 +79,4 @@ def linear_and_finetuned(trials: pd.DataFrame, label_fraction: float) -> pd.Data
             "apart": both["apart_linear"] | both["apart_tuned"],
             "worse": both["worse_linear"] | both["worse_tuned"],
         }
-    )
-
-
-def linear_correlation(trials: pd.DataFrame, label_fraction: float) -> Correlation | None:
-    """How linear evaluation foretells fine-tuning over architectures; None with fewer than two.
-
-    Appendix C draws the architectures of widths 1 and 2: pass these rows alone to compare with the paper.
-    """
-    points = linear_and_finetuned(trials, label_fraction)
-    return correlation(
-        points["linear"].tolist(), points["finetune"].tolist(), [id for ids in points["ids"] for id in ids]
     )

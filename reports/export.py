@@ -42,11 +42,11 @@ def as_parquet(trials: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def as_images(figures: Mapping[str, go.Figure], kind: ImageFormat, seconds: float = SECONDS) -> dict[str, bytes]:
+def as_images(figures: Mapping[str, go.Figure], kind: ImageFormat) -> dict[str, bytes]:
     """Figures on white, each under its name, drawn by kaleido in one headless Chrome or Chromium without a network.
 
     Raises ImageError when kaleido or a browser is missing, or when starting it or drawing one figure takes
-    longer than `seconds`.
+    longer than `SECONDS`.
     """
     if not figures:
         return {}
@@ -57,28 +57,28 @@ def as_images(figures: Mapping[str, go.Figure], kind: ImageFormat, seconds: floa
         raise ImageError("images need kaleido, which is not installed: pip install kaleido") from error
     try:
         with ThreadPoolExecutor(1) as pool:  # its own thread: the caller may be inside an event loop already
-            return pool.submit(asyncio.run, _draw(figures, kind, seconds)).result()
+            return pool.submit(asyncio.run, _draw(figures, kind)).result()
     except ChromeNotFoundError as error:
         raise ImageError(f"images need Chrome or Chromium, and none was found: {REMEDY}") from error
     except (BrowserClosedError, BrowserDepsError, BrowserFailedError) as error:
         raise ImageError(
-            f"the browser that draws images failed, or did not start within {seconds:g} s: {error.args[0]} "
+            f"the browser that draws images failed, or did not start within {SECONDS:g} s: {error.args[0]} "
             f"Try again, or {REMEDY}"
         ) from error
     except TimeoutError as error:
         raise ImageError(
-            f"the browser that draws images needed more than {seconds:g} s to start or to draw one figure; try again"
+            f"the browser that draws images needed more than {SECONDS:g} s to start or to draw one figure; try again"
         ) from error
 
 
-async def _draw(figures: Mapping[str, go.Figure], kind: ImageFormat, seconds: float) -> dict[str, bytes]:
+async def _draw(figures: Mapping[str, go.Figure], kind: ImageFormat) -> dict[str, bytes]:
     from kaleido import Kaleido
 
-    browser = Kaleido(mathjax=False, timeout=seconds)
+    browser = Kaleido(mathjax=False, timeout=SECONDS)
     try:
-        await asyncio.wait_for(browser.open(), seconds)
+        await asyncio.wait_for(browser.open(), SECONDS)
         return {
-            name: bytes(await asyncio.wait_for(browser.calc_fig(*_on_white(figure, kind)), seconds))
+            name: bytes(await asyncio.wait_for(browser.calc_fig(*_on_white(figure, kind)), SECONDS))
             for name, figure in figures.items()
         }
     finally:

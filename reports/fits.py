@@ -14,7 +14,7 @@ from reports.comparable import joined
 from reports.intervals import RESAMPLES, Array, expanded_interval, resampled_means, seed_freedom, values_of
 from reports.power_law import huber, huber_delta, least_squares, leverage, log_error
 from reports.reversals import Flag, reversals
-from reports.scaling import size_points
+from reports.scaling import has_selective_kernels, size_points
 
 Law = Literal["power law", "power law with floor"]
 Method = Literal["least squares", "Huber"]
@@ -107,19 +107,20 @@ class Refusal(Subject):
     need: str
 
 
-def fits(trials: pd.DataFrame, laws: Sequence[tuple[Law, Method]] = LAWS) -> list[Fit | Refusal]:
-    """Every one of `laws` fitted to every stage, label fraction and family of a table of comparable trials.
+def fits(trials: pd.DataFrame) -> list[Fit | Refusal]:
+    """Every one of `LAWS` fitted to every stage, label fraction and family of a table of comparable trials.
 
     Families with and without selective kernels are fitted apart, and together ("all") where there are both. A point is
     an architecture's best setting, its mean over seeds, as in `scaling.size_points`.
     """
     found: list[Fit | Refusal] = []
     for stage in STAGES:
-        points = _with_family(size_points(trials, stage), trials)
+        points = size_points(trials, stage)
+        points = points.assign(selective_kernels=has_selective_kernels(points["architecture"]))
         for fraction, group in points.groupby("label_fraction", sort=True):
             for family, members in _families(group):
                 flagged = tuple(reversals(members))
-                for law, method in laws:
+                for law, method in LAWS:
                     subject = Subject(stage, float(str(fraction)), family, law, flagged)
                     found.append(_fit(trials, members, subject, method))
     return found
@@ -128,11 +129,6 @@ def fits(trials: pd.DataFrame, laws: Sequence[tuple[Law, Method]] = LAWS) -> lis
 def predict(fit: Fit, parameters: Sequence[float]) -> Array:
     """Error of a model with so many parameters by the fitted law: (n,), in [0, 1] where the law holds."""
     return fit.coefficient * np.asarray(parameters, np.float64) ** -fit.exponent + fit.floor
-
-
-def _with_family(points: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    kernels = trials.drop_duplicates("architecture").set_index("architecture")["selective_kernels"].fillna(False)
-    return points.assign(selective_kernels=points["architecture"].map(kernels).astype(bool))
 
 
 def _families(points: pd.DataFrame) -> Iterator[tuple[Family, pd.DataFrame]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import numpy as np
 import pandas as pd
 
+from reports.figures.points import PAPER
 from reports.figures.style import STAGES, accuracy, amount, percent
 from reports.intervals import values_of
 from reports.paper import other_methods, table
@@ -19,7 +20,7 @@ from reports.tables import best_points
 
 Number = Literal["1", "2", "3", "G.1", "G.2"]
 NUMBERS: tuple[Number, ...] = get_args(Number)
-STUDY, PAPER = "this study", "paper (ImageNet)"
+STUDY = "this study"
 GAP = "\u2013"
 OF_TABLE_1, OF_TABLE_3 = "SimCLRv2, Tables 1 and G.1", "SimCLRv2, Tables 3 and G.2"  # `study` of the paper's trials
 COMPARED = ("finetune", "linear", "supervised")

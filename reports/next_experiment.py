@@ -17,8 +17,8 @@ IGNORANCE = 1 / math.sqrt(12)  # standard deviation of a top-1 that may be anyth
 
 
 @dataclass(frozen=True)
-class PlannedTrial:
-    """A trial of the plan without a record; what it is called is as in the columns of `tables.trials`.
+class ReportedTrial:
+    """A trial of the plan, finished or not, as a report knows it; its fields are as the columns of `tables.trials`.
 
     Trials of one `variant` (`settings.variant_of`) are seeds of one cell of the grid. `dev`: it is to measure
     candidates on held-out images, and is no result by itself.
@@ -41,17 +41,14 @@ class PlannedTrial:
 class Suggestion:
     """One unfinished trial: `half_width` of its cell's 95 % interval now and `after` it, in points of top-1.
 
-    `device_hours` are those of the trial and of the unfinished parents in `also_needed`, NaN where no finished trial
-    tells the speed; `per_hour` is what the interval narrows for each. `seeds` are the finished ones of the cell.
+    `device_hours` are those of the trial and of its unfinished parents, NaN where no finished trial tells the speed;
+    `reason` says all of it in words.
     """
 
     id: str
     half_width: float
     after: float
-    seeds: int
-    also_needed: tuple[str, ...]
     device_hours: float
-    per_hour: float
     reason: str
 
 
@@ -64,7 +61,7 @@ class Spread:
     cells: float
 
 
-def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> list[Suggestion]:
+def next_experiments(trials: pd.DataFrame, planned: Iterable[ReportedTrial]) -> list[Suggestion]:
     """Suggestions, the best first, one for each cell of the grid (whose trials differ in seeds alone) that has an
     unfinished trial; pretrainings only count as what others need.
 
@@ -92,8 +89,8 @@ def next_experiments(trials: pd.DataFrame, planned: Iterable[PlannedTrial]) -> l
 
 
 def _suggestion(
-    trial: PlannedTrial,
-    missing: Mapping[str, PlannedTrial],
+    trial: ReportedTrial,
+    missing: Mapping[str, ReportedTrial],
     n: int,
     std: float,
     spread: Spread,
@@ -105,16 +102,12 @@ def _suggestion(
     now = one_seed / math.sqrt(n) if n else spread.cells
     after = one_seed / math.sqrt(n + 1) if n else _both(now, one_seed)
     needed = _unfinished_parents(trial, missing)
-    flops = {one.id: one.train_flops for one in (trial, *needed)}
-    seconds = [_speed(one, speeds) * one.train_flops for one in (trial, *needed)]
-    hours = sum(seconds) / 3600
+    flops = sum(one.train_flops for one in (trial, *needed))
+    hours = sum(_speed(one, speeds) * one.train_flops for one in (trial, *needed)) / 3600
     half, narrower = (100 * NORMAL * value for value in (now, after))
-    gain = half - narrower
-    per_hour = gain / hours if hours > 0 else math.nan
-    rank = per_hour if not math.isnan(per_hour) else gain / max(sum(flops.values()), 1.0)
-    reason = _reason(trial, n, half, narrower, hours, len(needed), known)
-    ids = tuple(one.id for one in needed)
-    return rank, Suggestion(trial.id, half, narrower, n, ids, hours, per_hour, reason)
+    rank = (half - narrower) / (hours if hours > 0 else max(flops, 1.0))
+    reason = _reason(n, half, narrower, hours, len(needed), known)
+    return rank, Suggestion(trial.id, half, narrower, hours, reason)
 
 
 def _both(prior: float, seed: float) -> float:
@@ -133,8 +126,8 @@ def _spread(stage: str, cells: pd.DataFrame) -> Spread:
     return Spread(math.nan, between)
 
 
-def _unfinished_parents(trial: PlannedTrial, missing: Mapping[str, PlannedTrial]) -> list[PlannedTrial]:
-    found: list[PlannedTrial] = []
+def _unfinished_parents(trial: ReportedTrial, missing: Mapping[str, ReportedTrial]) -> list[ReportedTrial]:
+    found: list[ReportedTrial] = []
     while (parent := missing.get(trial.parent or "")) is not None and parent not in found:
         found.append(parent)
         trial = parent
@@ -153,13 +146,11 @@ def _seconds_per_flop(trials: pd.DataFrame) -> dict[str | None, float]:
     return speeds
 
 
-def _speed(trial: PlannedTrial, speeds: Mapping[str | None, float]) -> float:
+def _speed(trial: ReportedTrial, speeds: Mapping[str | None, float]) -> float:
     return speeds.get(trial.architecture, speeds.get(None, math.nan))
 
 
-def _reason(
-    trial: PlannedTrial, n: int, half: float, after: float, hours: float, parents: int, spread_known: bool
-) -> str:
+def _reason(n: int, half: float, after: float, hours: float, parents: int, spread_known: bool) -> str:
     if n == 0:
         start = f"nothing is known of this cell: {half:.1f} points either way, {after:.1f} with a first seed"
     else:

@@ -49,13 +49,12 @@ def table_1() -> pd.DataFrame:
 def other_methods() -> pd.DataFrame:
     """Other people's results in Tables 3 and G.2, one row a method, architecture and share of the labels.
 
-    Columns: method, architecture (both as the paper spells them), kind ("task-specific" or "task-agnostic" use of the
-    unlabelled images), concurrent (published at the same time), in_table_3 (all are in G.2), label_fraction, top1,
-    top5 (in [0, 1], NaN where not reported).
+    Columns: method, architecture (both as the paper spells them), concurrent (published at the same time), in_table_3
+    (all are in G.2), label_fraction, top1, top5 (in [0, 1], NaN where not reported).
     """
     rows = [
         {
-            **{key: method[key] for key in ("method", "architecture", "kind", "concurrent", "in_table_3")},
+            **{key: method[key] for key in ("method", "architecture", "concurrent", "in_table_3")},
             "label_fraction": fraction,
             **dict(zip(("top1", "top5"), map(_rate, method[percent]), strict=True)),
         }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from reports.intervals import Array
 
 ITERATIONS = 50  # what is still on its way then is a floor that the points do not identify
 SETTLED = 1e-7  # relative gain of an improving step, below which a fit is finished

@@ -11,18 +11,14 @@ from typing import Annotated
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from reports.records import Record, Resources
+from reports.records import Part, Record, Resources
 
 DEFAULT = Path(__file__).parent / "prices.yaml"
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Month = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class CpuPrice(Part):

@@ -1,17 +1,11 @@
-"""The record: the immutable result file of one finished trial, its schema, and reading and writing it.
-
-A record present means that the trial is finished, so it is written last and as a whole. A failure is not a record: it
-lies beside the trial's checkpoints and is replaced by success.
-"""
+"""The record: the immutable result of one finished trial, as a schema; `reports.stored` reads and writes it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Literal, TypeGuard, TypeVar
+from typing import Annotated, Literal, TypeGuard
 
 from pydantic import (
     AwareDatetime,
@@ -20,14 +14,10 @@ from pydantic import (
     Field,
     JsonValue,
     Strict,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from reports.storage import Storage
-
-THREADS = 16  # a storage far away answers slowly, but many at once
 RATES = (
     "top1",
     "top5",
@@ -271,108 +261,6 @@ class Problem:
 
     path: str
     reason: str
-
-
-Model = TypeVar("Model", Record, Failure)
-
-
-def write_record(storage: Storage, record: Record) -> None:
-    """Write a finished trial's record, as a whole; writing the very same record again changes nothing.
-
-    Raises ValueError when there is a record of this id with different content: records are never changed.
-    """
-    content = _to_json(record)
-    name = f"{record.id}.json"
-    if storage.exists("records", name):
-        if storage.read_bytes("records", name) == content:
-            return
-        raise ValueError(
-            f"{storage.uri('records', name)} exists with different content, and a record is never changed. "
-            "To run this trial again, delete that file first; to compare, use another storage"
-        )
-    storage.write_bytes(content, "records", name)
-
-
-def read_record(storage: Storage, trial_id: str) -> Record:
-    """One record. Raises FileNotFoundError when there is none and ValueError when it is not a valid record."""
-    found = _read(storage, Record, trial_id, ("records", f"{trial_id}.json"))
-    if isinstance(found, Problem):
-        raise ValueError(f"{found.path} is not a record: {found.reason}")
-    if found is None:
-        raise FileNotFoundError(f"{storage.uri('records', f'{trial_id}.json')}: trial {trial_id} has no record yet")
-    return found
-
-
-def read_records(storage: Storage, ids: Iterable[str] | None = None) -> tuple[list[Record], list[Problem]]:
-    """All records, or those of `ids` that exist, in the order of their ids; and the files that are not valid records.
-
-    A truncated or foreign file, or one that holds NaN, is never a number and never a crash: it is left out and listed.
-    """
-    present = record_ids(storage)
-    wanted = sorted(present if ids is None else present & set(ids))
-    return _read_all(storage, Record, [(name, ("records", f"{name}.json")) for name in wanted])
-
-
-def record_ids(storage: Storage) -> set[str]:
-    """Ids of all finished trials, from the names of the files alone."""
-    return {name.removesuffix(".json") for name in storage.list("records") if name.endswith(".json")}
-
-
-def write_failure(storage: Storage, failure: Failure) -> None:
-    """Write or replace the failure of a trial."""
-    storage.write_bytes(_to_json(failure), "checkpoints", failure.id, "failure.json")
-
-
-def read_failures(storage: Storage, ids: Iterable[str] | None = None) -> tuple[list[Failure], list[Problem]]:
-    """Failures of all trials, or of those in `ids`, in the order of their ids; and the files that are not valid
-    ones."""
-    present = set(storage.list("checkpoints"))
-    wanted = sorted(present if ids is None else present & set(ids))
-    return _read_all(storage, Failure, [(name, ("checkpoints", name, "failure.json")) for name in wanted])
-
-
-def clear_failure(storage: Storage, trial_id: str) -> None:
-    """Forget a trial's failure, after success; nothing happens when it has none."""
-    storage.delete("checkpoints", trial_id, "failure.json")
-
-
-def _to_json(model: Record | Failure) -> bytes:
-    return type(model).model_validate(model.model_dump()).model_dump_json(indent=1).encode()
-
-
-def _read_all(
-    storage: Storage, kind: type[Model], files: list[tuple[str, tuple[str, ...]]]
-) -> tuple[list[Model], list[Problem]]:
-    def read_chunk(chunk: list[tuple[str, tuple[str, ...]]]) -> list[Model | Problem | None]:
-        return [_read(storage, kind, trial_id, parts) for trial_id, parts in chunk]
-
-    size = min(64, -(-len(files) // THREADS)) or 1  # a few hundred files far away are still read by all threads
-    chunks = [files[i : i + size] for i in range(0, len(files), size)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = [one for chunk in pool.map(read_chunk, chunks) for one in chunk]
-    return [one for one in found if isinstance(one, kind)], [one for one in found if isinstance(one, Problem)]
-
-
-def _read(storage: Storage, kind: type[Model], trial_id: str, parts: tuple[str, ...]) -> Model | Problem | None:
-    """The model in a file, what is wrong with the file, or None when there is no file."""
-    try:
-        model = kind.model_validate_json(storage.read_bytes(*parts))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        return Problem(storage.uri(*parts), _first_error(error))
-    except OSError as error:
-        return Problem(storage.uri(*parts), f"cannot be read: {error}")
-    if model.id != trial_id:
-        return Problem(storage.uri(*parts), f"holds the id {model.id!r}; expected {trial_id!r}, as in its name")
-    return model
-
-
-def _first_error(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(step) for step in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
 
 
 def _is_number(value: JsonValue) -> TypeGuard[float]:

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from reports.build import read_results, write_report
-from reports.next_experiment import PlannedTrial
+from reports.next_experiment import ReportedTrial
 from reports.results import StudyInfo
 from reports.storage import Storage
 
@@ -16,7 +16,7 @@ def main(task: str) -> None:
     """`task` is {"storage": root, "study": a `StudyInfo` as plain JSON}."""
     plain = json.loads(task)
     study = plain["study"]
-    planned = {id: PlannedTrial(**trial) for id, trial in study["planned"].items()}
+    planned = {id: ReportedTrial(**trial) for id, trial in study["planned"].items()}
     storage = Storage(plain["storage"])
     write_report(storage, read_results(storage, StudyInfo(study["name"], study["question"], planned)))
 

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.claims import Claim, claims
 from reports.efficiency import label_efficiency
 from reports.fits import Fit, Refusal, fits
-from reports.next_experiment import PlannedTrial, Suggestion, next_experiments
+from reports.next_experiment import ReportedTrial, Suggestion, next_experiments
 from reports.pareto import candidates, fronts
 from reports.prices import Money, Prices, money, read_prices, resources_used
 from reports.records import Failure, Problem, Record
@@ -24,7 +24,7 @@ class StudyInfo:
 
     name: str
     question: str
-    planned: Mapping[str, PlannedTrial] = field(default_factory=dict)
+    planned: Mapping[str, ReportedTrial] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Results:
         return [failure for failure in self.failures if failure.id not in self.done]
 
     @cached_property
-    def missing(self) -> dict[str, PlannedTrial]:
+    def missing(self) -> dict[str, ReportedTrial]:
         """Planned trials that have neither a record nor a failure."""
         known = self.done | {failure.id for failure in self.failed}
         return {id: trial for id, trial in self.study.planned.items() if id not in known}

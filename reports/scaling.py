@@ -10,8 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from reports.comparable import joined
-from reports.tables import best_points
+from reports.tables import ARCHITECTURE, best_points
 
 SIZE = ("architecture", "parameters", "label_fraction", "labels")
 
@@ -52,12 +51,18 @@ def size_points(trials: pd.DataFrame, stage: str = "finetune") -> pd.DataFrame:
     return best_points(trials, stage, SIZE)
 
 
+def has_selective_kernels(architectures: pd.Series) -> pd.Series:
+    """Whether each of a column of architectures has selective kernels: bools; a name of another kind has none."""
+    names = (ARCHITECTURE.fullmatch(name) for name in architectures)
+    return pd.Series([named is not None and named["sk"] is not None for named in names], architectures.index, "bool")
+
+
 def size_gains(points: pd.DataFrame) -> pd.DataFrame:
     """Gain in accuracy of the biggest over the smallest of all architectures, one row a label fraction that has both.
 
     Columns: label_fraction, small, large (architectures), low, high (their means, in [0, 1]), gain = high - low,
     error (the standard error of the gain over seeds; NaN when either has a single seed, or both stand at different
-    settings), relative = gain / low, n (seeds of both), ids, caveat (`comparable.with_caveats`).
+    settings), relative = gain / low.
     """
     rows = []
     if points["parameters"].nunique() > 1:
@@ -67,8 +72,7 @@ def size_gains(points: pd.DataFrame) -> pd.DataFrame:
             low, high = (group[group["architecture"] == name] for name in (small, large))
             if len(low) and len(high):
                 rows.append(_gain(fraction, low.iloc[0], high.iloc[0]))
-    columns = ["label_fraction", "small", "large", "low", "high", "gain", "error", "freedom", "relative", "n", "ids"]
-    return pd.DataFrame(rows, columns=[*columns, "caveat"])
+    return pd.DataFrame(rows, columns=["label_fraction", "small", "large", "low", "high", "gain", "error", "relative"])
 
 
 def standard_error(stds: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
@@ -96,7 +100,7 @@ def _extremes(points: pd.DataFrame) -> tuple[int, int]:
 
 def _gain(fraction: float, low: pd.Series, high: pd.Series) -> dict[str, object]:
     gain = high["mean"] - low["mean"]
-    error, freedom = standard_error([low["std"], high["std"]], [low["n"], high["n"]])
+    error, _ = standard_error([low["std"], high["std"]], [low["n"], high["n"]])
     return {
         "label_fraction": fraction,
         "small": low["architecture"],
@@ -105,9 +109,5 @@ def _gain(fraction: float, low: pd.Series, high: pd.Series) -> dict[str, object]
         "high": high["mean"],
         "gain": gain,
         "error": math.nan if low["apart"] or high["apart"] else error,
-        "freedom": freedom,
         "relative": gain / low["mean"] if low["mean"] else math.nan,
-        "n": f"{low['n']} and {high['n']}",
-        "ids": [*low["ids"], *high["ids"]],
-        "caveat": joined([low["caveat"], high["caveat"]]),
     }

@@ -1,6 +1,7 @@
 """The one directory or URL that holds records, checkpoints, data and reports.
 
-Layout: `records/ID.json`, `checkpoints/ID/...`, `checkpoints/ID/failure.json`, `data/NAME/...`, `reports/STUDY.html`.
+Layout: `records/ID.json`, `checkpoints/ID/...`, `checkpoints/ID/failure.json`, `data/NAME/...`, `search/journal.log`,
+`calibrations/HARDWARE.json`, `lease/CLAIM.json`, `reports/STUDY.html`.
 """
 
 from __future__ import annotations

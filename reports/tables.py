@@ -113,18 +113,17 @@ def history(records: Sequence[Record], stage: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["id", "architecture", "parameters", "seed", "step", "loss"])
 
 
-def summary(df: pd.DataFrame, by: Sequence[str], metric: str = "top1") -> pd.DataFrame:
-    """Mean, sample standard deviation (n - 1) and count of `metric` over seeds, for each value of `by` and each
-    variant.
+def summary(df: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, sample standard deviation (n - 1) and count of top-1 over seeds, for each value of `by` and each variant.
 
     Columns: `by`, variant, mean, std (NaN with a single seed: no spread is known), n, single_seed, seeds and ids
-    (lists). Trials without the metric are left out. Trials that differ in more than their seeds are never averaged
+    (lists). Trials without a top-1 are left out. Trials that differ in more than their seeds are never averaged
     together, which is why variants stay apart; `best_variants` chooses among them.
     """
     keys = [*by, *(["variant"] if "variant" not in by else [])]
-    present = df.loc[df[metric].notna(), [*keys, metric, "seed", "id"]]
+    present = df.loc[df["top1"].notna(), [*keys, "top1", "seed", "id"]]
     grouped = present.groupby(keys, dropna=False, sort=True)
-    table = grouped.agg(mean=(metric, "mean"), std=(metric, "std"), n=(metric, "count")).reset_index()
+    table = grouped.agg(mean=("top1", "mean"), std=("top1", "std"), n=("top1", "count")).reset_index()
     ids: list[list[str]] = [[] for _ in range(len(table))]
     seeds: list[set[int]] = [set() for _ in range(len(table))]
     rows = zip(grouped.ngroup(), present["seed"].array, present["id"].array, strict=True)
@@ -149,18 +148,17 @@ def best_variants(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return chosen.sort_values(list(by), kind="stable").reset_index(drop=True)
 
 
-def best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str = "top1") -> pd.DataFrame:
+def best_points(df: pd.DataFrame, stage: str, by: Sequence[str]) -> pd.DataFrame:
     """The points of a figure: `best_variants` of the trials of one stage, with the settings that a point stands for.
 
     Chosen among the settings that may be compared (`comparable.allowed`), with the columns of
     `comparable.with_caveats`.
     """
-    points = remembered(df, ("best points", stage, *by, metric), lambda: _best_points(df, stage, by, metric))
-    return points.copy(deep=False)
+    return remembered(df, ("best points", stage, *by), lambda: _best_points(df, stage, by)).copy(deep=False)
 
 
-def _best_points(df: pd.DataFrame, stage: str, by: Sequence[str], metric: str) -> pd.DataFrame:
-    cells = summary(df[df["stage"] == stage], by, metric)
+def _best_points(df: pd.DataFrame, stage: str, by: Sequence[str]) -> pd.DataFrame:
+    cells = summary(df[df["stage"] == stage], by)
     by_id = df.set_index("id")[[name for name in SETTINGS if name not in by]]
     settings = by_id.loc[[ids[0] for ids in cells["ids"]]].reset_index(drop=True)
     for row in settings.index[settings["chosen"].fillna(False)]:  # other seeds may have chosen otherwise

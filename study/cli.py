@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.filesystem import absolute, is_local
-from reports.records import read_failures, read_record, read_records, record_ids
 from reports.storage import Storage
+from reports.stored import read_failures, read_record, read_records, record_ids
 from study.arguments import make_parser
 from study.config import Study
 from study.describe import describe_plan

@@ -18,6 +18,7 @@ from trainables.spec import (
     FinetuneRecipe,
     LinearRecipe,
     PretrainRecipe,
+    Resize,
     Spec,
     Stage,
     SupervisedRecipe,
@@ -63,7 +64,7 @@ class Data(Spec):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     source: str
     image_size: int = Field(ge=4)
-    resize: Literal["tf1", "tf2"] = "tf1"
+    resize: Resize = "tf1"
     train_images: int = Field(ge=1)
     classes: int = Field(ge=2)
     label_seed: int = Field(default=0, ge=0)

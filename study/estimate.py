@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reports.prices import NodePrice, Prices, devices_paid, hourly
-from reports.records import Record, Resources, read_records
+from reports.records import Record, Resources
 from reports.storage import Storage
+from reports.stored import read_records
 from study.config import Execution
 from study.hardware import Hardware, processor, this_machine
 from study.plan import Plan

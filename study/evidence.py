@@ -8,8 +8,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from reports.records import read_record
 from reports.storage import Storage
+from reports.stored import read_record
 from study.adaptive import DEFAULT_TRIALS
 from study.cells import Cell
 from study.choices import Choice, Decision, Evidence, Option, Score

@@ -19,8 +19,9 @@ from ray import tune
 from datasets.manifest import read_manifest
 from datasets.schema import Manifest
 from datasets.splits import subset_hash
-from reports.records import Record, clear_failure, write_record
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import clear_failure, write_record
 from study.capacity import rented_as
 from study.evidence import pruned_mark
 from study.failures import note_error

@@ -7,8 +7,9 @@ import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from reports.records import Failure, read_failures, write_failure
+from reports.records import Failure
 from reports.storage import Storage
+from reports.stored import read_failures, write_failure
 
 PROCESS_DIED = "ProcessDied"
 """The error of a trial that ended without a word, which says nothing of the trial."""

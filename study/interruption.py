@@ -23,8 +23,8 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
-from reports.records import read_failures
 from reports.storage import Storage
+from reports.stored import read_failures
 from study.cluster import ray_nodes
 from study.failures import note_death
 from study.progress import read_progress

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from reports.records import Failure, read_failures, read_record, read_records, record_ids
+from reports.records import Failure
 from reports.storage import Storage
+from reports.stored import read_failures, read_record, read_records, record_ids
 from study.budget import Budget
 from study.capacity import NodeTypes, living_nodes, node_types, room_for_workers, worker_slots
 from study.cluster import check_storage_is_shared, ray_cluster

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from reports.build import FORMATS, parse_formats, write_file, write_report
 from reports.export import ImageError
-from reports.next_experiment import PlannedTrial as ReportedTrial
+from reports.next_experiment import ReportedTrial
 from reports.page import build_page
 from reports.results import Results, StudyInfo
 from reports.serve import LivePage, make_server, serve, url

@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from study.config import Data, explain_errors
-from trainables.spec import PROTOCOL, SETTINGS, DevSplit, FinetuneSettings, PretrainSettings, Settings, Spec, Stage
+from trainables.spec import (
+    PROTOCOL,
+    SETTINGS,
+    DevSplit,
+    FinetuneSettings,
+    PretrainSettings,
+    Resize,
+    Settings,
+    Spec,
+    Stage,
+)
 
 
 class DataIdentity(Spec):
@@ -18,7 +28,7 @@ class DataIdentity(Spec):
 
     name: str
     image_size: int
-    resize: Literal["tf1", "tf2"]
+    resize: Resize
     classes: int
     label_seed: int
     train_limit: int | None

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import synthetic
-from reports.records import Record, record_ids, write_record
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import record_ids, write_record
 from studies import tiny, tiny_study
 from study.adaptive import RUNGS
 from study.config import Study

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import planted
+import synthetic
 from benchmarks.browser import Browser, browser, find_browser
 from reports.page import build_page
 from reports.results import Results, StudyInfo
@@ -21,10 +22,9 @@ from test_page import EVIL, RECORDS, built
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 SHOWN = """
-Object.fromEntries([...document.querySelectorAll(".plot")].map((plot) => [plot.id, plot.data.flatMap((trace) => {
-  const values = trace.orientation === "h" ? trace.x : trace.y;
-  return (trace.customdata ?? []).filter((_, i) => values[i] !== null);
-})]))
+Object.fromEntries([...document.querySelectorAll(".plot")].map((plot) => [plot.id, plot.data.flatMap(
+  (trace) => (trace.customdata ?? []).filter((_, i) => trace.y[i] !== null)
+)]))
 """
 
 
@@ -112,6 +112,26 @@ def test_filters_hide_points_and_rows_together(chromium: Browser, pages: dict[st
     assert chromium.evaluate("document.getElementById('matching').textContent") == f"{len(expected)} of 150 trials"
     chromium.evaluate("document.getElementById('clear').click()")
     assert points(chromium) == before
+
+
+@pytest.mark.parametrize("labels", [13_000, 13])
+def test_a_label_fraction_that_no_percent_writes_exactly_shows_its_own_points(
+    chromium: Browser, tmp_path: Path, labels: int
+) -> None:
+    fraction = labels / 1_281_167
+    records = [
+        synthetic.record(f"{model}-{share:g}", architecture=model, label_fraction=share)
+        for model in ("r18", "r50")
+        for share in (fraction, 1.0)
+    ]
+    file = tmp_path / "page.html"
+    file.write_text(build_page(Results(StudyInfo("page", ""), records)), encoding="utf-8")
+    chromium.open(file.as_uri())
+    drawn(chromium)
+    fewest = chromium.evaluate("document.getElementById('filter-label_fraction').options[1].value")
+    enter(chromium, "filter-label_fraction", fewest)
+    shown = points(chromium)["accuracy-against-parameters"]
+    assert shown == [["r18", fraction, "finetune"], ["r50", fraction, "finetune"]]
 
 
 def test_phone_needs_no_sideways_scrolling_and_a_reader_stays_where_he_was(

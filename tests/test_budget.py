@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from reports.records import read_records
 from reports.storage import Storage
+from reports.stored import read_records
 from studies import tiny, tiny_study
 from study.budget import Budget
 from study.expectation import Expectation

@@ -159,6 +159,12 @@ def test_size_effects_of_the_paper_are_slopes_with_their_standard_errors() -> No
     assert (claim.effect, claim.low, claim.high) == pytest.approx((line.slope, line.slope - half, line.slope + half))
 
 
+def test_study_without_linear_evaluation_says_so_of_its_slope() -> None:
+    tuned = [record(f"{name}-{share}", "finetune", name, label_fraction=share) for name in SMALL for share in (0.1, 1)]
+    claim = claim_of(trials(tuned), "linear-slope-falls")
+    assert (claim.verdict, claim.ids) == ("not enough data", ())
+
+
 def test_slope_over_linear_evaluation_falls_with_labels_in_the_paper() -> None:
     """Appendix C: slopes of 2.10 and 0.82 over the twelve models of widths 1 and 2."""
     claim = claim_of(table(), "linear-slope-falls")

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from reports.prices import Prices, read_prices
-from reports.records import Record, write_record
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import write_record
 from studies import tiny, tiny_study
 from study.cli import main
 from study.describe import describe_plan, duration

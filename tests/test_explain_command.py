@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 import synthetic
-from reports.records import Record, write_record
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import write_record
 from studies import tiny, tiny_study
 from study.cli import main
 from study.plan import ExpectedImages, PlannedTrial, make_plan

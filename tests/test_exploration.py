@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from reports.records import read_records, record_ids
 from reports.storage import Storage
+from reports.stored import read_records, record_ids
 from simulated import SECONDS, CutError, Simulated, simulate
 from studies import tiny, tiny_study
 from study.config import Study

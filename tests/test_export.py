@@ -17,9 +17,10 @@ from benchmarks.browser import find_browser
 from reports.build import FORMATS, paper_results, parse_formats, read_results, state_of, write_file, write_report
 from reports.export import ImageError, as_csv, as_images, as_parquet
 from reports.markdown import as_markdown
-from reports.records import Problem, Record, clear_failure, write_failure, write_record
+from reports.records import Problem, Record
 from reports.results import Results, StudyInfo
 from reports.storage import Storage
+from reports.stored import clear_failure, write_failure, write_record
 from reports.tables import COLUMNS
 from study.cli import main
 from test_page import evil_results, failure, info

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.records import read_failures
 from reports.storage import Storage
+from reports.stored import read_failures
 from simulated import SECONDS, CutError, Simulated, finish, setting, simulate, study_of
 from study.config import Study
 from study.evidence import StoredEvidence

@@ -14,8 +14,8 @@ from datasets.manifest import read_manifest
 from datasets.schema import MANIFEST_NAME
 from datasets.splits import subset_hash
 from digit_shards import CLASSES, SIZE, TRAIN, digits, relabel, write
-from reports.records import read_record, record_ids
 from reports.storage import Storage
+from reports.stored import read_record, record_ids
 from studies import tiny_study
 from study.execute import Job, context_of, run_worker
 from study.images import ShardedImages

@@ -19,8 +19,8 @@ import torch
 import yaml
 from PIL import Image
 
-from reports.records import read_records
 from reports.storage import Storage
+from reports.stored import read_records
 from studies import tiny
 from study.grid import expand
 from study.load import load_study

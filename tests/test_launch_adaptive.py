@@ -12,8 +12,9 @@ import optuna
 import pytest
 import yaml
 
-from reports.records import Record, read_records
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import read_records
 from studies import tiny
 from study.search import JOURNAL
 from test_launch import kill_tree, run, sharded

@@ -11,8 +11,9 @@ from torch import Tensor
 import reference
 from gloo import run_ranks
 from trainables import losses
+from trainables.collectives import sum_over_ranks
 from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
-from trainables.metrics import reduce_counts, topk_counts
+from trainables.metrics import topk_counts
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:
@@ -147,7 +148,7 @@ def _distributed(rank: int) -> dict[str, Tensor]:
         "gradient": torch.stack([z1.grad, z2.grad]),
         "supervised": supervised.detach(),
         "logits": logits.grad,
-        "counts": reduce_counts(topk_counts(logits.detach(), LABELS[some])),
+        "counts": sum_over_ranks(topk_counts(logits.detach(), LABELS[some])),
     }
 
 

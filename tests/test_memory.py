@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import reference
 from gloo import run_ranks
+from trainables.architecture import PROJECTION_DIM as DIM
 from trainables.heads import ProjectionHead
 from trainables.losses import nt_xent
 from trainables.memory import ContrastiveMemory
 from trainables.norm import GlobalBatchNorm
 from trainables.spec import Memory
 
-DIM = 4
 N = 8  # images in a batch
 
 
@@ -35,7 +35,7 @@ def _views(n: int, step: int = 0) -> Tensor:
 def _network(seed: int) -> tuple[nn.Module, nn.Module]:
     """A one-layer encoder with batch norm and a head of two layers, with random parameters and moving statistics."""
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False), GlobalBatchNorm(5)).double()
-    head = ProjectionHead(5, 2, DIM).double()
+    head = ProjectionHead(5, 2).double()
     for index, value in enumerate([*encoder.state_dict().values(), *head.state_dict().values()]):
         random = _normal(*value.shape, seed=100 * seed + index)
         value.copy_(random if value.dim() > 1 else random.abs() + 0.1)  # variances are positive
@@ -43,7 +43,7 @@ def _network(seed: int) -> tuple[nn.Module, nn.Module]:
 
 
 def _memory(settings: Memory, seed: int = 1) -> ContrastiveMemory:
-    return ContrastiveMemory(settings, *_network(seed), DIM).double()
+    return ContrastiveMemory(settings, *_network(seed)).double()
 
 
 def _reference_keys(encoder: nn.Module, head: nn.Module, views: Tensor, moving: bool) -> reference.Array:
@@ -64,7 +64,7 @@ def _reference_keys(encoder: nn.Module, head: nn.Module, views: Tensor, moving: 
 @pytest.mark.parametrize(("mode", "parts"), [("batch", 1), ("batch", 2), ("moving", 1), ("moving", 2)])
 def test_keys_are_those_of_the_momentum_network_part_by_part(mode: Literal["batch", "moving"], parts: int) -> None:
     encoder, head = _network(1)
-    memory = ContrastiveMemory(Memory(decay=0.9, key_batch_norm=mode), encoder, head, DIM).double()
+    memory = ContrastiveMemory(Memory(decay=0.9, key_batch_norm=mode), encoder, head).double()
     memory.train(mode == "moving")  # the mode that the trainer sets has no say
     before = copy.deepcopy(memory.state_dict())
     views = _views(5)
@@ -84,7 +84,7 @@ def test_keys_are_those_of_the_momentum_network_part_by_part(mode: Literal["batc
 
 def test_the_momentum_network_is_a_moving_average_of_parameters_with_the_latest_statistics() -> None:
     decay, encoder, head = 0.75, nn.BatchNorm1d(3).double(), nn.Linear(3, 2).double()
-    memory = ContrastiveMemory(Memory(decay=decay), encoder, head, 2).double()
+    memory = ContrastiveMemory(Memory(decay=decay), encoder, head).double()
     modules = (encoder, head)
     states = [[value.clone() for module in modules for value in module.state_dict().values()]]
     for step in range(1, 5):
@@ -130,9 +130,10 @@ def test_the_queue_keeps_the_newest_keys(size: int, enqueue: Literal["both", "fi
 
 def test_an_almost_zero_key_enters_the_queue_without_becoming_nan() -> None:
     memory = _memory(Memory(size=2))
-    memory.enqueue(torch.tensor([[[0.0] * DIM], [[1e-7, 0, 0, 0]]], dtype=torch.float64))
-    expected = torch.tensor([[0.0] * DIM, [0.1, 0, 0, 0]], dtype=torch.float64)
-    torch.testing.assert_close(memory.negatives(), expected, atol=1e-15, rtol=0)
+    keys = torch.zeros(2, 1, DIM, dtype=torch.float64)
+    keys[1, 0, 0] = 1e-7
+    memory.enqueue(keys)
+    torch.testing.assert_close(memory.negatives(), 1e6 * keys[:, 0], atol=1e-15, rtol=0)
 
 
 def _step(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trainables.metrics import reduce_counts, topk_counts
+from trainables.metrics import topk_counts
 
 
 def test_counts_agree_with_sorting_and_skip_unlabelled_rows() -> None:
@@ -28,7 +28,3 @@ def test_equal_logits_favor_the_first_class_only() -> None:
 
 def test_nan_logits_are_wrong() -> None:
     assert topk_counts(torch.full((4, 3), torch.nan), torch.zeros(4, dtype=torch.long)).tolist() == [0, 0, 4]
-
-
-def test_one_process_keeps_its_counts() -> None:
-    assert reduce_counts(torch.tensor([1, 2, 3])).tolist() == [1, 2, 3]

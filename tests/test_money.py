@@ -14,9 +14,10 @@ import pytest
 from reports import sections
 from reports.export import as_csv
 from reports.prices import Money, Prices, hourly, money, resources_used
-from reports.records import Record, Resources, read_record, write_record
+from reports.records import Record, Resources
 from reports.results import Results, StudyInfo
 from reports.storage import Storage
+from reports.stored import read_record, write_record
 from reports.tables import trials
 from synthetic import plain
 

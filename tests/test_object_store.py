@@ -18,8 +18,8 @@ import yaml
 import synthetic
 import trials
 from object_store import ObjectStore, policies_enforced, running_store
-from reports.records import read_record, read_records, record_ids, write_record
 from reports.storage import Storage
+from reports.stored import read_record, read_records, record_ids, write_record
 from studies import tiny
 from trainables.checkpoint import load_state, save_state
 from trainables.context import Context

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from reports.records import record_ids
 from reports.storage import Storage
+from reports.stored import record_ids
 from simulated import finish, simulate, study_of
 from studies import tiny, tiny_study
 from study.cli import main

@@ -14,7 +14,7 @@ import synthetic
 from reports.build import paper_results
 from reports.figures.catalog import FIGURES
 from reports.figures.points import PAPER
-from reports.next_experiment import PlannedTrial
+from reports.next_experiment import ReportedTrial
 from reports.page import FILTERS, build_page
 from reports.records import Failure, Problem, Record
 from reports.results import Results, StudyInfo
@@ -58,8 +58,8 @@ class Page(HTMLParser):
         return [str(attributes["id"]) for _, attributes in self.elements if "id" in attributes]
 
 
-def planned(id: str, stage: str = "finetune", parent: str | None = None) -> PlannedTrial:
-    return PlannedTrial(id, stage, "r18", None if stage == "pretrain" else 0.1, 1, None, 9, parent, 1e12, id)
+def planned(id: str, stage: str = "finetune", parent: str | None = None) -> ReportedTrial:
+    return ReportedTrial(id, stage, "r18", None if stage == "pretrain" else 0.1, 1, None, 9, parent, 1e12, id)
 
 
 def info(records: list[Record], name: str = "scaling", **missing: str) -> StudyInfo:

@@ -13,8 +13,9 @@ import planted
 import synthetic
 from reports import paper
 from reports.layouts import NUMBERS, Layout, table_rows
-from reports.records import Record, read_record, write_record
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import read_record, write_record
 from reports.tables import group_by_data, trials
 from study.load import load_study
 from study.plan import ExpectedImages, PlannedTrial, make_plan

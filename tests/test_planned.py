@@ -10,8 +10,9 @@ import pytest
 from reports import sections
 from reports.planned import estimated, planned_and_actual
 from reports.prices import Prices, money
-from reports.records import Record, read_record, write_record
+from reports.records import Record
 from reports.storage import Storage
+from reports.stored import read_record, write_record
 from reports.tables import trials
 from synthetic import plain
 

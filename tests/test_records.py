@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 import synthetic
-from reports.records import (
-    Failure,
-    Record,
+from reports.records import Failure, Record
+from reports.storage import Storage
+from reports.stored import (
     clear_failure,
     read_failures,
     read_record,
@@ -23,7 +23,6 @@ from reports.records import (
     write_failure,
     write_record,
 )
-from reports.storage import Storage
 
 
 def failure(trial_id: str, attempts: int = 1) -> Failure:

@@ -19,10 +19,10 @@ from trainables.architecture import (
     conv_layers,
     encoder_parameters,
     feature_dim,
-    head_parameters,
     parse_architecture,
     trainable_encoder_parameters,
 )
+from trainables.classifier import count_parameters
 from trainables.heads import LinearClassifier, ProjectionHead
 from trainables.lars import LARS, parameter_groups
 from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
@@ -171,15 +171,16 @@ def test_parameter_counts() -> None:
             continue
         width = feature_dim(architecture)
         with torch.device("meta"):
-            first_layer, classifier = ProjectionHead(width, 2).layers[0], LinearClassifier(width, 1000)
+            heads = [ProjectionHead(width, depth) for depth in (2, 3, 4)]
+            classifier = LinearClassifier(width, 1000)
         found = {
             "trainable": trainable,
             "moving_statistics": encoder_parameters(architecture, size) - trainable,
             "tensors": sum(1 + 2 * layer.batch_norm for layer in conv_layers(architecture, size)),
             "feature_dim": width,
-            "heads": [head_parameters(architecture, depth) for depth in (2, 3, 4)],
-            "first_head_layer": sum(p.numel() for p in first_layer.parameters()),
-            "classifier_1000": sum(p.numel() for p in classifier.parameters()),
+            "heads": [count_parameters(head) for head in heads],
+            "first_head_layer": count_parameters(heads[0].layers[0]),
+            "classifier_1000": count_parameters(classifier),
         }
         assert found == golden, key
     assert len(PARAMETERS) == 54
@@ -259,19 +260,26 @@ def head_and_classifier() -> tuple[ProjectionHead, LinearClassifier]:
     return head, classifier
 
 
+def first_layers(head: ProjectionHead, number: int) -> ProjectionHead:
+    """A copy of the head cut off as for a classifier."""
+    head = copy.deepcopy(head)
+    del head.layers[number:]
+    return head
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_head(head_and_classifier: tuple[ProjectionHead, LinearClassifier], mode: str, layers: int) -> None:
-    head = copy.deepcopy(head_and_classifier[0]).train(mode == "train")
+    head = first_layers(head_and_classifier[0], layers).train(mode == "train")
     with torch.no_grad():
-        hidden = head(torch.from_numpy(HEADS["head3:input"]), layers).numpy()
+        hidden = head(torch.from_numpy(HEADS["head3:input"])).numpy()
     np.testing.assert_allclose(hidden, HEADS[f"head3:{mode}_hidden{layers}"], rtol=0, atol=1e-5)
 
 
 def test_logits_from_the_heads_first_layer(head_and_classifier: tuple[ProjectionHead, LinearClassifier]) -> None:
     head, classifier = head_and_classifier
     with torch.no_grad():
-        logits = classifier(head.eval()(torch.from_numpy(HEADS["head3:input"]), 1)).numpy()
+        logits = classifier(first_layers(head, 1).eval()(torch.from_numpy(HEADS["head3:input"]))).numpy()
     np.testing.assert_allclose(logits, HEADS["head3:sup_logits_from_eval_hidden1"], rtol=0, atol=1e-5)
 
 

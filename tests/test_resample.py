@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 import reference
-from trainables.resample import Resize, bicubic_matrices, blur, blur_radius, crop_and_resize
+from trainables.resample import bicubic_matrices, blur, blur_radius, crop_and_resize
+from trainables.spec import Resize
 
 REFERENCE = {"tf1": reference.resize, "tf2": reference.resize_half_pixel}
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import synthetic
-from reports.records import write_record
 from reports.serve import LivePage, make_server, serve, url
 from reports.storage import Storage
+from reports.stored import write_record
 from studies import tiny_study
 from study.plan import ExpectedImages, make_plan
 from study.reporting import Refresher, refreshing

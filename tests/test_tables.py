@@ -7,6 +7,7 @@ import statistics
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 import synthetic
 from reports.answer import answer
@@ -255,11 +256,15 @@ def test_size_gains_and_their_errors() -> None:
     variances = [statistics.variance(small) / 2, statistics.variance(large) / 3]
     assert row["gain"] == pytest.approx(statistics.mean(large) - statistics.mean(small))
     assert row["error"] == pytest.approx(math.sqrt(sum(variances)))
-    assert row["freedom"] == pytest.approx(sum(variances) ** 2 / (variances[0] ** 2 / 1 + variances[1] ** 2 / 2))
-    assert (row["small"], row["large"], row["n"]) == ("r10w0.25", "r18", "2 and 3")
+    assert (row["small"], row["large"]) == ("r10w0.25", "r18")
 
 
-def test_a_single_value_has_no_standard_error() -> None:
+def test_standard_error_has_welchs_degrees_of_freedom_and_a_single_value_none() -> None:
+    small, large = [0.50, 0.52], [0.60, 0.64, 0.65]
+    welch = stats.ttest_ind(large, small, equal_var=False)
+    error, freedom = standard_error([statistics.stdev(small), statistics.stdev(large)], [2, 3])
+    assert freedom == pytest.approx(welch.df)
+    assert error == pytest.approx((statistics.mean(large) - statistics.mean(small)) / welch.statistic)
     assert math.isnan(standard_error([0.1, math.nan], [2, 1])[0])
 
 

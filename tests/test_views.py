@@ -13,8 +13,8 @@ import reference
 from trainables import views
 from trainables.color import ORDERS, grayscale, jitter
 from trainables.randomness import uniforms
-from trainables.resample import Resize, blur, crop_and_resize
-from trainables.spec import Augmentation
+from trainables.resample import blur, crop_and_resize
+from trainables.spec import Augmentation, Resize
 from trainables.views import eval_view, jitter_factors, random_boxes, random_views, sample_boxes
 
 PRETRAIN = Augmentation(color_strength=1.0, blur=True)

@@ -223,20 +223,11 @@ def forward_flops(architecture: Architecture, image_size: int) -> int:
     return sum(layer.flops for layer in conv_layers(architecture, image_size))
 
 
-def _head_weights(architecture: Architecture, depth: int, layers: int) -> int:
+def head_flops(architecture: Architecture, depth: int, layers: int) -> int:
+    """FLOPs of one image's forward pass through the first `layers` layers of a projection head of `depth` layers."""
     if not 0 <= layers <= depth or depth < 1:
         raise ValueError(
             f"expected a projection head of at least 1 layer and 0 to all of them, found {layers} of {depth}"
         )
     dim = feature_dim(architecture)
-    return min(layers, depth - 1) * dim * dim + (layers == depth) * dim * PROJECTION_DIM
-
-
-def head_parameters(architecture: Architecture, depth: int) -> int:
-    """Trainable parameters of a projection head of `depth` layers; the last one's batch norm has a gamma only."""
-    return _head_weights(architecture, depth, depth) + (depth - 1) * 2 * feature_dim(architecture) + PROJECTION_DIM
-
-
-def head_flops(architecture: Architecture, depth: int, layers: int | None = None) -> int:
-    """FLOPs of one image's forward pass through the first `layers` (None: all) layers of a head of `depth` layers."""
-    return 2 * _head_weights(architecture, depth, depth if layers is None else layers)
+    return 2 * (min(layers, depth - 1) * dim * dim + (layers == depth) * dim * PROJECTION_DIM)

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from datasets.splits import row_ids
+from trainables.collectives import sum_over_ranks
 from trainables.context import Context
 from trainables.loop import NonFiniteLossError
-from trainables.metrics import reduce_counts, topk_counts
+from trainables.metrics import topk_counts
 from trainables.protocol import RowCount
 from trainables.stage import Assignment
 
@@ -56,7 +57,7 @@ def evaluate(
             seen.add(batch.ids)
             context.report(done)
     seen.check("the evaluation", row_ids(assignment.shards, assignment.manifest, split, rows.stop)[rows.start :])
-    top1, top5, images_seen, summed_loss = reduce_counts(torch.cat([counts, loss])).tolist()
+    top1, top5, images_seen, summed_loss = sum_over_ranks(torch.cat([counts, loss])).tolist()
     if not math.isfinite(summed_loss):
         raise NonFiniteLossError(
             f"{context.trial}: the loss on the {name} split is not finite: the last steps diverged; lower learning_rate"

@@ -32,11 +32,9 @@ class ProjectionHead(nn.Module):
                 nn.Sequential(dense, norm) if last else nn.Sequential(dense, norm, nn.ReLU(inplace=True))
             )
 
-    def forward(self, h: Tensor, layers: int | None = None) -> Tensor:
-        """Output of the first `layers` layers for features h (n, in_features): 0 is h itself, None all of them."""
-        if layers is not None and not 0 <= layers <= len(self.layers):
-            raise ValueError(f"this projection head has layers 0 to {len(self.layers)}, found {layers}")
-        for layer in self.layers[:layers]:
+    def forward(self, h: Tensor) -> Tensor:
+        """Output (n, out_features) for features h (n, in_features); of layers that are deleted, that of those left."""
+        for layer in self.layers:
             h = layer(h)
         return h
 

@@ -31,11 +31,11 @@ class ContrastiveMemory(nn.Module):
 
     queue: Tensor
 
-    def __init__(self, settings: Memory, encoder: nn.Module, head: nn.Module, dim: int = PROJECTION_DIM) -> None:
+    def __init__(self, settings: Memory, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.settings = settings
         self.network = _frozen_copy(encoder, head) if settings.decay else None
-        self.register_buffer("queue", torch.zeros(settings.size, dim))
+        self.register_buffer("queue", torch.zeros(settings.size, PROJECTION_DIM))
         self._written = 0  # keys ever enqueued; the next one's place is this modulo the queue's size
 
     @torch.no_grad()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainables.collectives import sum_over_ranks
-
 
 def topk_counts(logits: Tensor, labels: Tensor) -> Tensor:
     """[rows right at top 1, rows right at top 5, labelled rows] as int64 (3,), of logits (n, classes) and labels (n,).
@@ -21,8 +19,3 @@ def topk_counts(logits: Tensor, labels: Tensor) -> Tensor:
     rank = ahead.sum(1)
     labelled = labels >= 0
     return torch.stack([labelled & (rank < 1), labelled & (rank < min(5, logits.shape[1])), labelled]).sum(1)
-
-
-def reduce_counts(counts: Tensor) -> Tensor:
-    """Counts of any shape summed over all ranks."""
-    return sum_over_ranks(counts)

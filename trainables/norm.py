@@ -22,8 +22,8 @@ class GlobalBatchNorm(nn.Module):
 
     Training uses exact moments of the global batch (rows per rank may differ but not be 0) and updates the moving ones,
     0.9 old + 0.1 new; evaluation uses the moving ones. Statistics and parameters keep the module's dtype (float32 under
-    autocast); the output has the input's dtype and memory format. `gamma` and `beta` off leave that parameter out;
-    `zero_gamma` starts gamma at 0, as the last batch norm of a residual branch (Goyal et al. 2017). `moving_share` and
+    autocast); the output has the input's dtype and memory format. `beta` off leaves that parameter out; `zero_gamma`
+    starts gamma at 0, as the last batch norm of a residual branch (Goyal et al. 2017). `moving_share` and
     `unbiased_moving_variance` change what becomes of the moving statistics, never the output of training.
     """
 
@@ -32,10 +32,10 @@ class GlobalBatchNorm(nn.Module):
     moving_share = MOMENTUM
     unbiased_moving_variance = False
 
-    def __init__(self, num_features: int, *, gamma: bool = True, beta: bool = True, zero_gamma: bool = False) -> None:
+    def __init__(self, num_features: int, *, beta: bool = True, zero_gamma: bool = False) -> None:
         super().__init__()
         initial = torch.zeros if zero_gamma else torch.ones
-        self.gamma = nn.Parameter(initial(num_features)) if gamma else None
+        self.gamma = nn.Parameter(initial(num_features))
         self.beta = nn.Parameter(torch.zeros(num_features)) if beta else None
         self.register_buffer("moving_mean", torch.zeros(num_features))
         self.register_buffer("moving_variance", torch.ones(num_features))
@@ -117,9 +117,7 @@ class _BatchNormOverRanks(torch.autograd.Function):
     """(x, gamma, beta) -> normalized x, global mean, global variance, global count."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, variance, count = _global_moments(x)
         y = torch.native_batch_norm(x, gamma, beta, mean, variance, False, 0.0, EPSILON)[0]
         ctx.save_for_backward(x, gamma, mean, variance, count)
@@ -137,7 +135,7 @@ class _BatchNormOverRanks(torch.autograd.Function):
         sums = torch.stack([dgamma, dbeta])
         dist.all_reduce(sums)
         inverse_std = (variance + EPSILON).rsqrt()
-        scale = inverse_std if gamma is None else gamma * inverse_std
+        scale = gamma * inverse_std
         # dx = scale * (dy - mean(dy) - xhat * mean(dy * xhat)): Ioffe and Szegedy 2015, section 3
         slope = -scale * inverse_std * sums[0] / count
         offset = -scale * sums[1] / count - slope * mean

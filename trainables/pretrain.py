@@ -11,6 +11,7 @@ from datasets.batches import Batch
 from trainables.architecture import Architecture
 from trainables.classifier import count_parameters
 from trainables.collapse import CollapsedError, collapsed, effective_rank
+from trainables.collectives import sum_over_ranks
 from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.features import encode_split, gather_features
@@ -19,7 +20,6 @@ from trainables.knn import BANK_ROWS, knn_counts
 from trainables.loop import DTYPES, HistoryRow, Outputs, Task, autocast, train
 from trainables.losses import classification_loss, nt_xent
 from trainables.memory import ContrastiveMemory
-from trainables.metrics import reduce_counts
 from trainables.norm import set_moving_variance
 from trainables.resnet import Encoder
 from trainables.schedule import total_steps, warmup_steps
@@ -90,21 +90,6 @@ def run(assignment: Assignment, context: Context) -> Outcome:
             keys = module.memory.keys(views, settings.micro_batches)
         return views, labels, keys
 
-    def watch(outputs: Outputs, history: list[HistoryRow]) -> None:
-        projections, _, features = outputs
-        for name, what, rows in (
-            ("effective_rank", "features", features),
-            ("projection_rank", "projections", projections),
-        ):
-            history[-1][name] = effective_rank(rows)
-            if collapsed(history, name, context.min_effective_rank, warmup, last):
-                raise CollapsedError(
-                    f"{context.trial}: the effective rank of the {what} is {history[-1][name]:.2f} at step "
-                    f"{history[-1]['step']:.0f}, below min_effective_rank {context.min_effective_rank:g}: they have "
-                    "collapsed and no longer tell images apart; lower learning_rate, lengthen warmup_epochs, look at "
-                    "the images, or set execution.min_effective_rank to 0 to go on"
-                )
-
     probe = nn.Sequential(module.encoder, module.probe)
     task = Task(
         module,
@@ -114,7 +99,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
         rows,
         optimization,
         micro_batches=settings.micro_batches,
-        watch=watch,
+        watch=lambda outputs, history: watch(outputs, history, context, warmup, last),
         evaluate=lambda done: evaluate(probe, assignment, context, dtype, done),
     )
     progress = train(task, context)
@@ -128,6 +113,28 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     return Outcome(metrics, progress, 1.0 if assignment.manifest.labelled_images else None, count_parameters(module))
 
 
+def watch(outputs: Outputs, history: list[HistoryRow], context: Context, warmup: int, last: int) -> None:
+    """Note the effective ranks of features and projections in the history's last row; `warmup` and `last` are the last
+    steps of warmup and of all.
+
+    Raises:
+        CollapsedError: one of them lost all but a few directions.
+    """
+    projections, _, features = outputs
+    for name, what, values in (
+        ("effective_rank", "features", features),
+        ("projection_rank", "projections", projections),
+    ):
+        history[-1][name] = effective_rank(values)
+        if collapsed(history, name, context.min_effective_rank, warmup, last):
+            raise CollapsedError(
+                f"{context.trial}: the effective rank of the {what} is {history[-1][name]:.2f} at step "
+                f"{history[-1]['step']:.0f}, below min_effective_rank {context.min_effective_rank:g}: they have "
+                "collapsed and no longer tell images apart; lower learning_rate, lengthen warmup_epochs, look at "
+                "the images, or set execution.min_effective_rank to 0 to go on"
+            )
+
+
 def knn_top1(encoder: Encoder, assignment: Assignment, context: Context, dtype: torch.dtype) -> float:
     """Share of the test images that their nearest labelled training images classify rightly, by their features."""
     manifest = assignment.manifest
@@ -137,5 +144,5 @@ def knn_top1(encoder: Encoder, assignment: Assignment, context: Context, dtype: 
     bank_features, bank_labels = bank.features.to(context.device), bank.labels.to(context.device)
     features, labels = queries.features.to(context.device), queries.labels.to(context.device)
     counts = knn_counts(features, labels, bank_features, bank_labels, assignment.classes)
-    right, _, images = reduce_counts(counts).tolist()
+    right, _, images = sum_over_ranks(counts).tolist()
     return float(right / images)

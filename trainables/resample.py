@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Resize = Literal["tf1", "tf2"]
-"""Which TensorFlow's bicubic resize: that of version 1, with which the published models were trained, or version 2."""
+from trainables.spec import Resize
 
 _CUBIC: dict[Resize, float] = {"tf1": -0.75, "tf2": -0.5}  # Keys' parameter (1981) in TensorFlow's ResizeBicubic
 _FRACTIONS = 1024  # TensorFlow rounds the fraction of a source coordinate to this grid

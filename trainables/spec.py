@@ -6,12 +6,15 @@ enters a trial's id; how a trial is executed (workers, devices, checkpoint inter
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Stage = Literal["pretrain", "finetune", "linear", "supervised", "distill"]
-STAGES: tuple[Stage, ...] = ("pretrain", "linear", "finetune", "supervised", "distill")  # parents before children
+Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
+STAGES: tuple[Stage, ...] = get_args(Stage)  # parents before children
+
+Resize = Literal["tf1", "tf2"]
+"""Which TensorFlow's bicubic resize: that of version 1, with which the published models were trained, or version 2."""
 
 PROTOCOL = 3
 """Raised when the code changes numbers on purpose; tables refuse to mix protocols."""

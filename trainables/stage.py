@@ -15,8 +15,7 @@ from datasets.stream import TrainStream, eval_batches
 from trainables.architecture import Architecture
 from trainables.context import Context
 from trainables.loop import DTYPES, Progress
-from trainables.resample import Resize
-from trainables.spec import Augmentation, DevSplit, Optimization, Settings
+from trainables.spec import Augmentation, DevSplit, Optimization, Resize, Settings
 from trainables.views import eval_view, random_views
 
 CANVAS = 4

@@ -14,8 +14,8 @@ from trainables.architecture import SMALL_IMAGE_SIZE
 from trainables.auto_augment import auto_augment
 from trainables.color import ORDERS, grayscale, jitter
 from trainables.randomness import random_bits, uniforms
-from trainables.resample import Resize, blur, blur_radius, crop_and_resize, eval_boxes
-from trainables.spec import Augmentation
+from trainables.resample import blur, blur_radius, crop_and_resize, eval_boxes
+from trainables.spec import Augmentation, Resize
 
 _ASPECTS = (3 / 4, 4 / 3)  # width / height of a crop, official code
 _MIN_COVERED = 0.1  # least share of the image in a crop, default of TensorFlow's sampler

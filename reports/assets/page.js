@@ -27,8 +27,9 @@
       selects[name].add(new Option(share ? `${value}\u00a0%` : value, share ? value / 100 : value));
     }
   };
+  const ROUNDED = 1e-8; // a choice is made of a percent of six decimals, so it is up to half of this off its fraction
   const same = (value, choice) =>
-    typeof value === "number" ? Math.abs(value - Number(choice)) <= 1e-9 * Math.abs(value) : String(value) === choice;
+    typeof value === "number" ? Math.abs(value - Number(choice)) < ROUNDED : String(value) === choice;
 
   // ---- figures
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -41,18 +42,14 @@
   const pointFits = (point, choices) =>
     choices.every((choice, i) => choice === "" || (point[i] ?? null) === null || same(point[i], choice));
   const filterFigure = (plot, choices) => {
-    const changed = { x: [], y: [] };
-    const indexes = { x: [], y: [] };
+    const changed = [];
+    const indexes = [];
     figures.get(plot).data.forEach((trace, i) => {
-      const axis = trace.orientation === "h" ? "x" : "y";
-      if (!Array.isArray(trace.customdata) || trace.customdata.length !== trace[axis].length) return;
-      const fits = trace.customdata.map((point) => pointFits(point, choices));
-      changed[axis].push(trace[axis].map((value, j) => (fits[j] ? value : null)));
-      indexes[axis].push(i);
+      if (!Array.isArray(trace.customdata) || trace.customdata.length !== trace.y.length) return;
+      changed.push(trace.y.map((value, j) => (pointFits(trace.customdata[j], choices) ? value : null)));
+      indexes.push(i);
     });
-    for (const axis of ["x", "y"]) {
-      if (indexes[axis].length) Plotly.restyle(plot, { [axis]: changed[axis] }, indexes[axis]);
-    }
+    if (indexes.length) Plotly.restyle(plot, { y: changed }, indexes);
   };
   const dress = (chosen) => figures.forEach((_, plot) => Plotly.relayout(plot, { template: chosen }));
 
@@ -121,7 +118,7 @@
       columns.forEach((column, i) => {
         const cell = line.insertCell();
         cell.textContent = show(row[i], column);
-        cell.className = column.number ? "number" : "text";
+        if (column.number) cell.className = "number";
       });
     }
     table.tBodies[0].replaceWith(body);

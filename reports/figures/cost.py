@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.figures.style import COLORS, PATTERNS, STAGES, empty_figure, finish, plain
+from reports.figures.style import PATTERNS, STAGES, color_of, empty_figure, finish, plain
 
 TITLE = "Device time by stage and architecture"
 
@@ -29,7 +29,7 @@ def device_seconds(trials: pd.DataFrame) -> go.Figure:
                 y=[seconds / size for seconds in sums],
                 name=STAGES[stage],
                 marker={
-                    "color": COLORS[style],
+                    "color": color_of(style),
                     "pattern": {"shape": PATTERNS[style], "fillmode": "overlay", "fgcolor": "#ffffff", "size": 9},
                 },
                 hovertext=[

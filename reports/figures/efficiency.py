@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from reports.comparable import joined
 from reports.figures.facets import of_labels
 from reports.figures.points import custom_data, error_bars, fraction_styles, some_ids
-from reports.figures.style import COLORS, SYMBOLS, empty_figure, finish, percent, plain
+from reports.figures.style import COLORS, color_of, empty_figure, finish, percent, plain, symbol_of
 
 TITLE = "Label efficiency: labels that others need to be as good"
 CENSORED = {"more than": ("\N{RIGHTWARDS ARROW}", "middle right"), "at most": ("\N{LEFTWARDS ARROW}", "middle left")}
@@ -68,8 +68,8 @@ def _ticks(efficiency: pd.DataFrame) -> dict[str, object]:
 
 def _legend(fraction: float, style: int) -> go.Scatter:
     """An entry of the legend alone, as no single point shows the symbol of all of them."""
-    color, name = COLORS[style % len(COLORS)], of_labels(fraction)
-    marker = {"symbol": SYMBOLS[style % len(SYMBOLS)], "size": 10, "color": color}
+    color, name = color_of(style), of_labels(fraction)
+    marker = {"symbol": symbol_of(style), "size": 10, "color": color}
     return go.Scatter(x=[None], y=[None], name=name, legendgroup=name, mode="markers", marker=marker)
 
 
@@ -81,7 +81,7 @@ def _panel(efficiency: pd.DataFrame, stage: str) -> str:
 
 
 def _series(rows: pd.DataFrame, y: list[float], style: int) -> go.Scatter:
-    symbol, color = SYMBOLS[style % len(SYMBOLS)], COLORS[style % len(COLORS)]
+    symbol, color = symbol_of(style), color_of(style)
     known = rows["low_bound"] != "unknown"
     arrows = [CENSORED.get(bound, ("", "middle right")) for bound in rows["bound"]]
     name = of_labels(rows["label_fraction"].iloc[0])

@@ -14,10 +14,10 @@ from plotly.subplots import make_subplots
 from reports.comparable import joined
 from reports.figures.facets import of_labels
 from reports.figures.points import custom_data, fraction_styles, seed_points, size_axis, some_ids
-from reports.figures.style import COLORS, DASHES, STAGES, SYMBOLS, empty_figure, finish, plain
+from reports.figures.style import STAGES, color_of, dash_of, empty_figure, finish, plain, symbol_of
 from reports.fits import STAGES as FITTED
 from reports.fits import Fit, Point, Refusal, Subject, predict
-from reports.scaling import size_points
+from reports.scaling import has_selective_kernels, size_points
 
 TITLE = "Error against parameters, with fitted power laws"
 NEED = "It needs four or more sizes of one family at one label fraction"
@@ -108,7 +108,6 @@ def _traces(trials: pd.DataFrame, found: Sequence[Fit | Refusal], drawn: Sequenc
         look = _look(trials, fit)
         floors = [one for one in found if isinstance(one, Fit) and one.law == FLOOR and _cell(one) == _cell(fit)]
         traces += [*_measured(fit, points, look), *_laws([fit, *floors], look)]
-    kernels = trials.drop_duplicates("architecture").set_index("architecture")["selective_kernels"].fillna(False)
     covered = {(fit.label_fraction, fit.family) for fit in drawn}
     for one in found:
         cell = one.label_fraction, one.family
@@ -116,8 +115,8 @@ def _traces(trials: pd.DataFrame, found: Sequence[Fit | Refusal], drawn: Sequenc
             continue
         covered.add(cell)
         if isinstance(one, Refusal) and (one.label_fraction, "all") not in covered:
-            selective = points["architecture"].map(kernels).astype(bool) == (one.family == "selective kernels")
-            rows = points[(points["label_fraction"] == one.label_fraction) & selective]
+            of_family = has_selective_kernels(points["architecture"]) == (one.family == "selective kernels")
+            rows = points[(points["label_fraction"] == one.label_fraction) & of_family]
             traces.append(_errors(rows.assign(note=f"no fit: {one.reason}"), _name(one), _look(trials, one)))
     return traces
 
@@ -156,7 +155,7 @@ def _held_out(fit: Fit, look: Look) -> go.Scatter:
         y=[predicted],
         error_y={"type": "data", "array": [high - predicted], "arrayminus": [predicted - low], "width": 6},
         mode="markers",
-        marker={"symbol": "x-thin-open", "size": 12, "color": COLORS[look.color % len(COLORS)], "line": {"width": 2}},
+        marker={"symbol": "x-thin-open", "size": 12, "color": color_of(look.color), "line": {"width": 2}},
         name="biggest model, predicted from all others",
         legendrank=1500,
         legendgroup="held out",  # an entry of its own: a group would stand in one column with its label fraction
@@ -175,13 +174,13 @@ def _laws(laws: Sequence[Fit], look: Look) -> list[go.Scatter]:
         floor = f"<br>floor {100 * fit.floor:.1f} %" if fit.law == FLOOR else ""
         interval = f"95 % interval {fit.low:.3f} to {fit.high:.3f}"
         text = f"<b>{_name(fit)}: {fit.law}</b><br>exponent {fit.exponent:.3f}, {interval}"
-        dash = DASHES[2] if fit.law == FLOOR else DASHES[int(fit.family == "selective kernels")]
+        dash = dash_of(2 if fit.law == FLOOR else int(fit.family == "selective kernels"))
         traces.append(
             go.Scatter(
                 x=x.tolist(),
                 y=(100 * predict(fit, x.tolist())).tolist(),
                 mode="lines",
-                line={"color": COLORS[look.color % len(COLORS)], "width": 2 if fit.law == LAW else 1.2, "dash": dash},
+                line={"color": color_of(look.color), "width": 2 if fit.law == LAW else 1.2, "dash": dash},
                 name=_name(fit),
                 legendgroup=_name(fit),
                 showlegend=False,
@@ -205,8 +204,8 @@ def _residuals(fit: Fit, look: Look) -> go.Scatter:
         x=[point.parameters for point in fit.points],
         y=residuals,
         mode="markers",
-        marker={"symbol": SYMBOLS[look.symbol % len(SYMBOLS)], "size": 7},
-        marker_color=COLORS[look.color % len(COLORS)],
+        marker={"symbol": symbol_of(look.symbol), "size": 7},
+        marker_color=color_of(look.color),
         name=_name(fit),
         legendgroup=_name(fit),
         showlegend=False,

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from reports.figures.facets import of_labels, panels, panels_by_fraction
 from reports.figures.points import fraction_axis, size_axis
 from reports.figures.style import empty_figure
-from reports.scaling import SIZE
+from reports.scaling import SIZE, has_selective_kernels
 from reports.tables import best_points
 
 PRESET = "imagenet-figure5"
@@ -66,7 +66,7 @@ def head_settings_by_size(trials: pd.DataFrame) -> go.Figure:
         return empty_figure(title, need, PRESET)
     settings = points[["head_depth", "head_layer"]].fillna(0).apply(tuple, axis=1)
     order = sorted(settings.unique())
-    selective = points["architecture"].str.endswith("sk")
+    selective = has_selective_kernels(points["architecture"])
     both = selective.nunique() > 1
     names = [f"{'head of ' + str(depth) + ', ' if depth else ''}layer {layer}" for depth, layer in settings]
     kernels = selective.map({True: ", selective kernels", False: ", plain"}) if both else ""

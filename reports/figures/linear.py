@@ -8,16 +8,15 @@ from typing import cast
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.correlation import correlation
+from reports.correlation import as_in_appendix_c, correlation
 from reports.figures.facets import of_labels, panels
 from reports.figures.points import fraction_styles, on_imagenet, reference_layer
-from reports.figures.style import COLORS, empty_figure, percent
+from reports.figures.style import color_of, empty_figure, percent
 from reports.scaling import SIZE
 from reports.tables import best_points
 
 TITLE = "Linear evaluation and fine-tuning"
 OUTPUT, MIDDLE = "fine-tuned from the encoder's output", "fine-tuned from a layer of the head"
-WIDEST = 2  # the paper's figure leaves out the widest of its thirteen models (caption of Figure C.1)
 
 
 def finetuning_against_linear(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
@@ -68,8 +67,7 @@ def finetuning_against_linear(trials: pd.DataFrame, reference: pd.DataFrame) -> 
 
 def _lines(trials: pd.DataFrame) -> pd.DataFrame:
     """Best fine-tuned points of each head layer class, with the linear accuracy of their own pretrainings."""
-    if (trials["source"] == "paper").any():
-        trials = trials[trials["width"] <= WIDEST]
+    trials = as_in_appendix_c(trials)
     tuned = trials[trials["stage"] == "finetune"]
     tuned = trials.assign(panel=trials["head_layer"].eq(0).map({True: OUTPUT, False: MIDDLE}))[
         trials["head_layer"].notna() & trials["pretrain_id"].isin(tuned["pretrain_id"])
@@ -103,7 +101,7 @@ def _trend(line: pd.DataFrame, style: int, name: str) -> tuple[go.Scatter, str]:
         name=name,
         legendgroup=name,
         showlegend=False,
-        line={"color": COLORS[style % len(COLORS)], "width": 1.5, "dash": "dash"},
+        line={"color": color_of(style), "width": 1.5, "dash": "dash"},
         hoverinfo="skip",
     )
     text = f"slope {found.slope:.3f}, r = {found.r:.4f}" if found else "no line: all values are equal"

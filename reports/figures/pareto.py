@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from reports.figures.facets import TOP1, of_labels
 from reports.figures.points import fraction_styles, seed_points, size_axis
-from reports.figures.style import COLORS, SYMBOLS, empty_figure, finish
+from reports.figures.style import color_of, empty_figure, finish, symbol_of
 
 TITLE = "Pareto fronts: top-1 against what it costs"
 AXES = {
@@ -59,7 +59,7 @@ def _traces(points: pd.DataFrame, style: int, legend: bool) -> list[go.Scatter]:
     beaten, best = points[~points["on_front"]], points[points["on_front"]]
     traces = []
     if len(beaten):
-        color, symbol = COLORS[style % len(COLORS)], SYMBOLS[style % len(SYMBOLS)]
+        color, symbol = color_of(style), symbol_of(style)
         below = seed_points(beaten, "amount", name, style=style, legend=False)
         below.update(mode="markers", opacity=0.35, error_y=None, marker={"symbol": symbol, "size": 5, "color": color})
         traces.append(below)

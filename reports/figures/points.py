@@ -10,7 +10,7 @@ from typing import Any, cast
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.figures.style import COLORS, DASHES, STAGES, SYMBOLS, accuracy, amount, percent, plain
+from reports.figures.style import STAGES, accuracy, amount, color_of, dash_of, percent, plain, symbol_of
 
 PAPER = "paper (ImageNet)"
 PAPER_COLOR = "#8A8A8A"
@@ -40,8 +40,8 @@ def seed_points(
         pd.api.types.is_numeric_dtype(points[x]) and not points[x].is_monotonic_increasing
     ):  # categories keep the order that they come in
         points = points.sort_values(x, kind="stable")
-    shape = SYMBOLS[(style if symbol is None else symbol) % len(SYMBOLS)]
-    color = COLORS[style % len(COLORS)]
+    shape = symbol_of(style if symbol is None else symbol)
+    color = color_of(style)
     y = points["y"] if "y" in points else 100 * points["mean"]
     error = points["error"] if "error" in points else 100 * points["std"]
     return go.Scatter(
@@ -53,7 +53,7 @@ def seed_points(
         legendgroup=name,
         showlegend=legend,
         mode="lines+markers",
-        line={"color": color, "width": 2, "dash": DASHES[dash % len(DASHES)]},
+        line={"color": color, "width": 2, "dash": dash_of(dash)},
         marker={
             "symbol": [f"{shape}-open" if single else shape for single in points["single_seed"]],
             "size": 10,
@@ -74,7 +74,7 @@ def with_hover(points: pd.DataFrame) -> pd.DataFrame:
 def paper_points(points: pd.DataFrame, x: str, *, style: int, legend: bool, shown: bool) -> go.Scatter:
     """The paper's series on a study's axes: gray, hollow, dotted; in the legend only, unless `shown`."""
     trace = seed_points(points, x, PAPER, style=style, legend=legend)
-    symbol = f"{SYMBOLS[style % len(SYMBOLS)]}-open"
+    symbol = f"{symbol_of(style)}-open"
     trace.line.update(color=PAPER_COLOR, width=1.5, dash="dot")
     trace.marker.update(color=PAPER_COLOR, symbol=[symbol] * len(points), size=8, line={"width": 1.5})
     trace.hovertext = [f"{PAPER}<br>{text}" for text in trace.hovertext]
@@ -93,9 +93,9 @@ def on_imagenet(trials: pd.DataFrame) -> bool:
 
 def custom_data(points: pd.DataFrame) -> list[list[Any]]:
     """[architecture, label fraction, stage] of each point; null for what a point does not have."""
-    columns = [points.get(name, pd.Series(pd.NA, index=points.index)) for name in ("architecture", "label_fraction")]
-    stages = points["stage"] if "stage" in points else pd.Series(pd.NA, index=points.index)
-    return [list(row) for row in zip(*(_gaps(column) for column in (*columns, stages)), strict=True)]
+    names, unknown = ("architecture", "label_fraction", "stage"), pd.Series(pd.NA, index=points.index)
+    columns = [_gaps(points.get(name, unknown)) for name in names]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def size_axis(points: pd.DataFrame, room: float = 0.11) -> dict[str, object]:

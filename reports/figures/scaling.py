@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,10 @@ import plotly.graph_objects as go
 from reports.figures.facets import WHOLE, of_labels, panels
 from reports.figures.points import fraction_styles, on_imagenet, reference_layer, size_axis
 from reports.figures.style import empty_figure, percent, points_of
-from reports.scaling import size_gains, size_points
+from reports.scaling import has_selective_kernels, size_gains, size_points
 
 NEED = "It needs the stage finetune over two or more values of `architecture`."
 PRESET = "imagenet-table1"
-SIZES = "encoder parameters"
 RELATIVE = "relative improvement in top-1 (%)"
 PLAIN, SELECTIVE = "without selective kernels", "with selective kernels"
 SUPERVISED, REGULARIZED, FINETUNED = "supervised", "supervised, regularized", "fine-tuned after pretraining"
@@ -35,17 +35,8 @@ def relative_improvement(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Fi
     lines, paper = lines_of(trials), lines_of(reference_layer(trials, reference))
     if lines.empty:
         return empty_figure("Relative improvement with model size", NEED, PRESET)
-    gains = size_gains(size_points(trials))
-    return panels(
-        lines,
-        paper,
-        order=[WHOLE],
-        x="parameters",
-        title=_relative_title(gains),
-        axis={"title_text": SIZES, **size_axis(lines)},
-        shown=on_imagenet(trials),
-        y_title=RELATIVE,
-    )
+    title = _relative_title(size_gains(size_points(trials)))
+    return _panels_by_size(lines, paper, trials, order=[WHOLE], title=title, y_title=RELATIVE)
 
 
 def relative_improvement_by_method(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
@@ -62,16 +53,8 @@ def relative_improvement_by_method(trials: pd.DataFrame, reference: pd.DataFrame
     if lines["panel"].nunique() < 2:
         need = "It needs the stages finetune and supervised over two or more values of `architecture`."
         return empty_figure(title, need, PRESET)
-    return panels(
-        lines,
-        paper,
-        order=[SUPERVISED, REGULARIZED, FINETUNED],
-        x="parameters",
-        title=title,
-        axis={"title_text": SIZES, **size_axis(lines, room=0.3)},
-        shown=on_imagenet(trials),
-        y_title=RELATIVE,
-    )
+    order = [SUPERVISED, REGULARIZED, FINETUNED]
+    return _panels_by_size(lines, paper, trials, order=order, title=title, room=0.3, y_title=RELATIVE)
 
 
 def accuracy_against_parameters(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
@@ -92,15 +75,8 @@ def accuracy_against_parameters(trials: pd.DataFrame, reference: pd.DataFrame) -
     if set(lines["panel"]) == {PLAIN}:
         lines, paper = lines.assign(panel=WHOLE), paper[paper["panel"] == PLAIN].assign(panel=WHOLE)
     order = [panel for panel in (WHOLE, PLAIN, SELECTIVE) if (lines["panel"] == panel).any()]
-    return panels(
-        lines,
-        paper,
-        order=order,
-        x="parameters",
-        title=scaling_title(size_gains(size_points(trials))),
-        axis={"title_text": SIZES, **size_axis(lines, room=0.11 * len(order))},
-        shown=on_imagenet(trials),
-    )
+    title = scaling_title(size_gains(size_points(trials)))
+    return _panels_by_size(lines, paper, trials, order=order, title=title, room=0.11 * len(order))
 
 
 def supervised_and_finetuned(trials: pd.DataFrame, reference: pd.DataFrame) -> go.Figure:
@@ -122,16 +98,8 @@ def supervised_and_finetuned(trials: pd.DataFrame, reference: pd.DataFrame) -> g
     title = "Supervised training and fine-tuning after pretraining"
     if lines["panel"].nunique() < 3:
         return empty_figure(title, "It needs the stages finetune and supervised without selective kernels.", PRESET)
-    return panels(
-        lines,
-        paper,
-        order=[SUPERVISED, FINETUNED, ENLARGED],
-        x="parameters",
-        title=title,
-        axis={"title_text": SIZES, **size_axis(lines, room=0.3)},
-        shown=on_imagenet(trials),
-        free=[ENLARGED],
-    )
+    order = [SUPERVISED, FINETUNED, ENLARGED]
+    return _panels_by_size(lines, paper, trials, order=order, title=title, room=0.3, free=[ENLARGED])
 
 
 def scaling_title(gains: pd.DataFrame) -> str:
@@ -155,6 +123,14 @@ def _relative_title(gains: pd.DataFrame) -> str:
     return f"Relative gain of {gains.iloc[0]['large']} over {gains.iloc[0]['small']}: {', '.join(parts)}"
 
 
+def _panels_by_size(
+    lines: pd.DataFrame, paper: pd.DataFrame, trials: pd.DataFrame, *, room: float = 0.11, **options: Any
+) -> go.Figure:
+    """`facets.panels` over encoder parameters (`size_axis` with `room`); `options` are those that are left."""
+    axis = {"title_text": "encoder parameters", **size_axis(lines, room)}
+    return panels(lines, paper, x="parameters", axis=axis, shown=on_imagenet(trials), **options)
+
+
 def _methods(trials: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
     """Stage and trials of each panel of Figure A.1; a supervised trial of unknown regularization counts as plain."""
     regularized = trials["regularized"].fillna(False)
@@ -167,7 +143,7 @@ def _methods(trials: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
 
 def _by_size(points: pd.DataFrame, styles: Mapping[float, int]) -> pd.DataFrame:
     """Points of `size_points` as lines: color by label fraction, dashed with selective kernels."""
-    selective = points["architecture"].str.endswith("sk").astype(int)
+    selective = has_selective_kernels(points["architecture"]).astype(int)
     names = points["label_fraction"].map(of_labels)
     return points.assign(series=names, style=points["label_fraction"].map(styles), dash=selective)
 

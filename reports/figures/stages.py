@@ -16,7 +16,7 @@ from reports.figures.points import (
 )
 from reports.figures.style import empty_figure, percent, plain
 from reports.paper import other_methods
-from reports.scaling import SIZE, size_points
+from reports.scaling import SIZE, has_selective_kernels, size_points
 from reports.tables import best_points
 
 PRESET = "imagenet-table3"
@@ -72,7 +72,7 @@ def _methods(trials: pd.DataFrame) -> pd.DataFrame:
             for style, (name, (stage, rows)) in enumerate(methods.items())
         )
     )
-    lines = lines.assign(family=lines["architecture"].str.endswith("sk"))
+    lines = lines.assign(family=has_selective_kernels(lines["architecture"]))
     full = lines[(lines["series"] == "supervised") & (lines["label_fraction"] == 1)]
     full = full.assign(series="supervised, all labels", style=5, dash=2)
     few = [panel for panel in lines["panel"].unique() if panel != of_labels(1)]

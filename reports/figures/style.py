@@ -62,6 +62,21 @@ LIGHT = template(ink="#1c2430", faint="#d9dee5", paper="#ffffff")
 DARK = template(ink="#e6e9ee", faint="#3a424e", paper="#1b2027")
 
 
+def color_of(style: int) -> str:
+    """Color number `style`; after the last they begin anew, as symbols and dashes do."""
+    return COLORS[style % len(COLORS)]
+
+
+def symbol_of(style: int) -> str:
+    """Symbol number `style`."""
+    return SYMBOLS[style % len(SYMBOLS)]
+
+
+def dash_of(style: int) -> str:
+    """Kind of line number `style`."""
+    return DASHES[style % len(DASHES)]
+
+
 def percent(share: float) -> str:
     """0.01 -> "1 %", with a space that does not break."""
     return f"{100 * share:.4g}\u00a0%"

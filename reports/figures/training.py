@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.figures.style import COLORS, DASHES, empty_figure, finish, plain
+from reports.figures.style import color_of, dash_of, empty_figure, finish, plain
 
 TITLE = "Contrastive loss during pretraining"
 CURVES = 40
@@ -44,7 +44,7 @@ def pretraining_curves(history: pd.DataFrame) -> go.Figure:
             legendgroup=model,
             showlegend=model not in named,
             opacity=0.85,
-            line={"color": COLORS[style % len(COLORS)], "dash": DASHES[style % len(DASHES)], "width": 2},
+            line={"color": color_of(style), "dash": dash_of(style), "width": 2},
             customdata=[[model, None, "pretrain"]] * len(thinned),
             hovertemplate=f"<b>{plain(model)}</b>, seed {seed}<br>step %{{x}}: loss %{{y:.3f}}<br>"
             f"{plain(trial_id)}<extra></extra>",

@@ -12,8 +12,8 @@ import growing_cluster
 import pytest
 import yaml
 
-from reports.records import read_failures, read_records
 from reports.storage import Storage
+from reports.stored import read_failures, read_records
 from studies import tiny
 
 pytestmark = pytest.mark.timeout(280)

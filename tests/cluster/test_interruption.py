@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import trials
-from reports.records import read_failures
 from reports.storage import Storage
+from reports.stored import read_failures
 from study.failures import NoNodesError, failed_for_good, note_error
 from study.interruption import TRIES, SpotNotice, ended_before
 from trainables.checkpoint import load_state

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from object_store import ObjectStore, running_store
-from reports.records import read_records
 from reports.storage import Storage
+from reports.stored import read_records
 from studies import tiny
 from study.parcel import PACKAGES
 from study.tunnel import dashboard
