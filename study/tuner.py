@@ -14,7 +14,7 @@ from study.cluster import git_state
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
-from study.progress import read_progress
+from study.running import following
 from study.schedule import Schedule
 from study.throughput import Throughput
 
@@ -52,20 +52,27 @@ def run_schedule(run: Run, display: Display) -> None:
 
     schedule, budget, storage, launch = run.schedule, run.budget, run.storage, run.launched_at.isoformat()
 
-    def has_begun(id: str) -> bool:
-        progress = read_progress(storage, id)
-        return progress is not None and progress.launch == launch
-
-    callbacks: list[tune.Callback] = []
-    if budget is not None:
-        callbacks.append(OnStep(lambda: budget.note_begun(has_begun), PLAIN_SECONDS))
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
-        display.following(schedule, storage) as callback,
+        following(Storage(storage.root), lambda: running(schedule)) as follower,
+        display.following(schedule, lambda: follower.known) as callback,
         refreshing(run.growth.plan, storage) as report,
     ):
+
+        def has_begun(id: str) -> bool:
+            progress = follower.known.get(id)
+            return progress is not None and progress.launch == launch
+
+        callbacks: list[tune.Callback] = []
+        if budget is not None:
+            callbacks.append(OnStep(lambda: budget.note_begun(has_begun), PLAIN_SECONDS))
         callbacks += [callback, OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)]
         _tuner(run, callbacks, scratch).fit()
+
+
+def running(schedule: Schedule) -> list[str]:
+    """Ids of the trials that run; another thread may ask while the schedule grows."""
+    return [id for id, state in list(schedule.states.items()) if state == "running"]
 
 
 def ended(schedule: Schedule) -> int:

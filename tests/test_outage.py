@@ -17,7 +17,7 @@ import reports.storage
 import trials
 from object_store import Fault, ObjectStore, running_store
 from reports.storage import Storage, StorageError
-from reports.stored import read_failures
+from reports.stored import read_failures, read_records
 from studies import tiny
 from trainables.checkpoint import load_state, save_state
 from trainables.context import Context
@@ -134,6 +134,26 @@ def study_file(folder: Path, shards: str, *stages: str, **changes: Any) -> Path:
     return path
 
 
+def test_what_only_informs_ends_no_trial_and_no_launch(store: ObjectStore, shards: str, tmp_path: Path) -> None:
+    """Neither how far a trial is, which the budget asks for too, nor on which nodes its workers are."""
+    execution = {"workers": 2, "per_worker": {"CPU": 1}}
+    file, refused = study_file(tmp_path, shards, "supervised", execution=execution), set()
+
+    def uninformed(method: str, path: str) -> str | None:
+        name = path.rpartition("/")[2]
+        if name not in ("progress.json", "nodes.json") or (method != "PUT" and not refused):
+            return None  # a trial that begins has to know whether it began before
+        refused.add((method, name))
+        return "403"
+
+    store.fault = uninformed
+    url = store.bucket("uninformed")
+    launched = run("launch", file, "--storage", url, "--budget-gpu-hours", "1")
+    assert launched.returncode == 0 and "1 done" in launched.stdout, launched.stdout + launched.stderr
+    assert {("PUT", "progress.json"), ("HEAD", "progress.json"), ("PUT", "nodes.json")} <= refused
+    assert len(read_records(Storage(url))[0]) == 1
+
+
 def test_trial_that_the_storage_failed_goes_on_at_the_next_launch(
     store: ObjectStore, shards: str, tmp_path: Path
 ) -> None:
@@ -147,3 +167,36 @@ def test_trial_that_the_storage_failed_goes_on_at_the_next_launch(
     store.fault = None
     again = run("launch", file, "--storage", url)
     assert again.returncode == 0 and "2 done" in again.stdout, again.stdout + again.stderr
+
+
+HASTY = """
+import sys
+import reports.storage
+from study.cli import main
+reports.storage.S3_ATTEMPTS, reports.storage.PAUSE_SECONDS = 1, 0.1
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_launch_waits_for_the_storage_to_tell_how_a_trial_ended(
+    store: ObjectStore, shards: str, tmp_path: Path
+) -> None:
+    """Once a record is written only the launch asks for it; its client tries once here and not for half a minute."""
+    url, written, refused = store.bucket("ending"), list[str](), list[str]()
+
+    def away(method: str, path: str) -> str | None:
+        if "/records/pretrain" not in path:
+            return None
+        if method == "PUT":
+            written.append(path)
+        elif written and len(refused) < 5:
+            refused.append(method)
+            return "503"
+        return None
+
+    store.fault = away
+    file = study_file(tmp_path, shards, "pretrain", "linear")
+    command = [sys.executable, "-c", HASTY, "launch", str(file), "--storage", url]
+    launched = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert launched.returncode == 0 and "2 done" in launched.stdout, launched.stdout + launched.stderr
+    assert len(refused) == 5 and "does not answer, and is asked again" in launched.stderr
