@@ -14,11 +14,14 @@ import yaml
 
 import datasets.filesystem
 import reports.storage
+import synthetic
 import trials
 from object_store import Fault, ObjectStore, running_store
 from reports.storage import Storage, StorageError
-from reports.stored import read_failures, read_records
+from reports.stored import read_failures, read_records, write_record
 from studies import tiny
+from study.grid import expand
+from study.load import load_study
 from trainables.checkpoint import load_state, save_state
 from trainables.context import Context
 from trainables.stages import run_stage
@@ -200,3 +203,19 @@ def test_launch_waits_for_the_storage_to_tell_how_a_trial_ended(
     launched = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert launched.returncode == 0 and "2 done" in launched.stdout, launched.stdout + launched.stderr
     assert len(refused) == 5 and "does not answer, and is asked again" in launched.stderr
+
+
+def test_storage_that_does_not_answer_is_never_said_to_hold_bad_records(
+    store: ObjectStore, shards: str, tmp_path: Path
+) -> None:
+    url, file = store.bucket("good"), study_file(tmp_path, shards, "pretrain")
+    storage = Storage(url)
+    write_record(storage, synthetic.record(next(iter(expand(load_study(file)).specs))))
+    store.fault = lambda method, path: "503" if method == "GET" and "/records/pretrain" in path else None
+    for command in ("launch", "plan", "status", "report"):
+        told = subprocess.run(
+            [sys.executable, "-c", HASTY, command, str(file), "--storage", url],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert told.returncode == 2 and told.stderr.startswith(f"error: the storage {url} has not answered"), command
+        assert "try again" in told.stderr and "delete or" not in told.stderr and "Traceback" not in told.stderr
