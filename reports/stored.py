@@ -16,6 +16,9 @@ from reports.records import Failure, Problem, Record
 from reports.storage import Storage, StorageError
 
 THREADS = 16  # a storage far away answers slowly, but many at once
+FEW = 4 * THREADS
+"""The failures of so many trials are asked for one by one. Of more, a listing tells first which can have any: an object
+store names 1,000 of all its trials in an answer."""
 
 Model = TypeVar("Model", Record, Failure)
 
@@ -71,8 +74,10 @@ def write_failure(storage: Storage, failure: Failure) -> None:
 def read_failures(storage: Storage, ids: Iterable[str] | None = None) -> tuple[list[Failure], list[Problem]]:
     """Failures of all trials, or of those in `ids`, in the order of their ids; and the files that are not valid
     ones. Raises StorageError as `read_records` does."""
-    present = set(storage.list("checkpoints"))
-    wanted = present if ids is None else present & set(ids)
+    wanted = None if ids is None else set(ids)
+    if wanted is None or len(wanted) > FEW:
+        present = set(storage.list("checkpoints"))
+        wanted = present if wanted is None else present & wanted
     return _read_all(storage, Failure, [(name, ("checkpoints", name, "failure.json")) for name in sorted(wanted)])
 
 

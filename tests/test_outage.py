@@ -20,6 +20,7 @@ from object_store import Fault, ObjectStore, running_store
 from reports.storage import Storage, StorageError
 from reports.stored import read_failures, read_records, write_record
 from studies import tiny
+from study.failures import note_error
 from study.grid import expand
 from study.load import load_study
 from trainables.checkpoint import load_state, save_state
@@ -219,3 +220,15 @@ def test_storage_that_does_not_answer_is_never_said_to_hold_bad_records(
         )  # fmt: skip
         assert told.returncode == 2 and told.stderr.startswith(f"error: the storage {url} has not answered"), command
         assert "try again" in told.stderr and "delete or" not in told.stderr and "Traceback" not in told.stderr
+
+
+def test_failures_of_few_trials_are_read_without_listing_all(store: ObjectStore) -> None:
+    """Of many, a listing tells which have none: nobody asks for each."""
+    storage = Storage(store.bucket("few"))
+    note_error(storage, "b", RuntimeError("out of memory"))
+    for others in (["a"], [f"t{number}" for number in range(100)]):
+        store.requests.clear()
+        failures, problems = read_failures(storage, [*others, "b"])
+        assert [failure.id for failure in failures] == ["b"] and not problems
+        listed = any(path.startswith("/few?") for _, path in store.requests)
+        assert listed == (len(others) > 1) and len(store.requests) < 6
