@@ -26,7 +26,10 @@ S3_ATTEMPTS = 8
 
 REPLACED_READS = 4
 """An object store's file is read in two requests, length and content. Where it was replaced by a longer one between
-them, the content is cut short: it is read again so often."""
+them, the content is cut short; where it was deleted, the second request fails: it is read again so often."""
+
+REPLACED_SECONDS = 5.0
+"""That fails at once; a client gives up a store that does not answer after half a minute."""
 
 
 PAUSE_SECONDS = 5.0
@@ -97,13 +100,7 @@ class Storage:
     def read_bytes(self, *parts: str) -> bytes:
         """Content of a file. Raises FileNotFoundError when it is absent."""
         path = self.path(*parts)
-
-        def read() -> bytes:
-            with self.filesystem.open_input_stream(path) as stream:
-                content: bytes = stream.read()
-            return content
-
-        return self._ask(read)
+        return self._ask(lambda: self._read(path))
 
     def read_json(self, *parts: str) -> Any:
         """Content of a small JSON file that others may be replacing or deleting in this moment.
@@ -171,6 +168,20 @@ class Storage:
             self.delete(name)
         except (OSError, pyarrow.ArrowException) as error:
             raise ValueError(f"cannot write to the storage {self.root}: {_explained(error)}") from error
+
+    def _read(self, path: str) -> bytes:
+        """Content of a file, read again where it was replaced or deleted between the two requests that this takes."""
+        reads = 0
+        while True:
+            with self.filesystem.open_input_stream(path) as stream:
+                asked_at = time.monotonic()
+                try:
+                    content: bytes = stream.read()
+                    return content
+                except OSError:
+                    reads += 1
+                    if reads > REPLACED_READS or time.monotonic() - asked_at > REPLACED_SECONDS:
+                        raise
 
     def _type(self, *parts: str) -> fs.FileType:
         path = self.path(*parts)
