@@ -85,13 +85,13 @@ def run_trial(config: dict[str, Any]) -> None:
     id, storage = config["job"]["id"], Storage(config["job"]["storage"], OUTAGE_SECONDS)
     try:
         job = Job.model_validate(config["job"])
-        if storage.exists("records", f"{id}.json") or ended_before(storage, id, job.launched_at):
-            tune.report({"finished": 1})
-            return
-        if job.workers == 1:
-            run_worker(job.model_dump())
-        else:
-            _run_workers(job, storage)
+        if storage.exists("records", f"{id}.json"):  # its node died before it had cleaned up
+            _clean_up(storage, id)
+        elif not ended_before(storage, id, job.launched_at):
+            if job.workers == 1:
+                run_worker(job.model_dump())
+            else:
+                _run_workers(job, storage)
     except PrunedError:
         clear_progress(storage, id)
         storage.delete("checkpoints", id, "latest.pt")

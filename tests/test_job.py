@@ -17,7 +17,8 @@ from digit_shards import CLASSES, SIZE, TRAIN, digits, relabel, write
 from reports.storage import Storage
 from reports.stored import read_record, record_ids
 from studies import tiny_study
-from study.execute import Job, context_of, run_worker
+from study.execute import Job, context_of, run_trial, run_worker
+from study.failures import note_error
 from study.images import ShardedImages
 from study.plan import make_plan
 from trainables import loop
@@ -157,3 +158,19 @@ def test_trial_that_stops_early_has_no_record(shards: str, tmp_path: Path, monke
     with pytest.raises(ProtocolError, match=rf"{planned['id']} made 1 steps where 2 were planned"):
         run_worker(planned)
     assert not record_ids(Storage(str(tmp_path)))
+
+
+def test_retried_attempt_that_finds_a_record_deletes_what_the_first_one_left(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, storage, told = job(shards, tmp_path), Storage(str(tmp_path)), list[dict[str, int]]()
+    run_worker(planned)
+    folder = tmp_path / "checkpoints" / planned["id"]
+    kept, written = sorted(folder.iterdir()), (folder / "model.pt").read_bytes()
+    for name in ("latest.pt", f"latest.pt.{32 * '0'}", "progress.json"):
+        (folder / name).write_bytes(b"left by a node that died")
+    note_error(storage, planned["id"], RuntimeError("of an earlier launch"))
+    monkeypatch.setattr("ray.tune.report", told.append)  # there is no Tune here
+    run_trial({"job": planned})
+    assert sorted(folder.iterdir()) == kept == [folder / "model.pt"] and told == [{"finished": 1}]
+    assert (folder / "model.pt").read_bytes() == written
