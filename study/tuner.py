@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.storage import Storage
 from study.budget import Budget
-from study.cluster import git_state
+from study.cluster import git_state, ray_nodes
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
@@ -52,13 +52,18 @@ def run_schedule(run: Run, display: Display) -> None:
 
     schedule, budget, storage, launch = run.schedule, run.budget, run.storage, run.launched_at.isoformat()
 
-    def has_begun(id: str) -> bool:
-        progress = read_progress(storage, id)
-        return progress is not None and progress.launch == launch
+    def note_training(budget: Budget) -> None:
+        living = {node["NodeID"] for node in ray_nodes(alive=True)}
+
+        def trains(id: str) -> bool:
+            progress = read_progress(storage, id)
+            return progress is not None and progress.launch == launch and progress.node in living
+
+        budget.note_training(trains)
 
     callbacks: list[tune.Callback] = []
     if budget is not None:
-        callbacks.append(OnStep(lambda: budget.note_begun(has_begun), PLAIN_SECONDS))
+        callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
         display.following(schedule, storage) as callback,
