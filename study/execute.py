@@ -92,7 +92,7 @@ def run_trial(config: dict[str, Any]) -> None:
         clear_progress(storage, id)
         storage.delete("checkpoints", id, "latest.pt")
     except Exception as error:
-        note_error(storage, id, error)
+        note_error(storage, id, error, config["job"]["launched_at"])
         clear_progress(storage, id)
         raise
     tune.report({"finished": 1})

@@ -24,9 +24,8 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[at
 from ray.exceptions import RayError
 
 from reports.storage import Storage
-from reports.stored import read_failures
 from study.cluster import ray_nodes
-from study.failures import note_death
+from study.failures import failed_in, note_death
 from study.progress import read_progress
 
 NOTICE_SECONDS = 5.0
@@ -49,15 +48,12 @@ def ended_before(storage: Storage, id: str, launched_at: str) -> bool:
     Ray Tune starts trials again whose process is gone. That is right where the node is gone too; a process that died
     alone (out of memory, say) would die again, and an error would come again.
     """
-    launch = datetime.fromisoformat(launched_at)
-    if storage.exists("checkpoints", id, "failure.json"):
-        failures, _ = read_failures(storage, [id])
-        if any(failure.failed_at >= launch for failure in failures):
-            return True
+    if storage.exists("checkpoints", id, "failure.json") and failed_in(storage, id, launched_at):
+        return True
     before = read_progress(storage, id)
     if before is None or before.launch != launched_at or node_died(before.node):
         return False
-    note_death(storage, id, launch)
+    note_death(storage, id, launched_at)
     return True
 
 

@@ -213,7 +213,7 @@ def run_study(
         display.say(budget.summary(schedule.missing()))
     for id, state in schedule.states.items():
         if state == "failed" and id not in failed:
-            note_death(storage, id, launched_at)
+            note_death(storage, id, launched_at.isoformat())
     return [id for id, state in schedule.states.items() if state == "skipped"]
 
 
