@@ -83,6 +83,20 @@ def ray_nodes(*, alive: bool) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] == alive]  # type: ignore[no-untyped-call]
 
 
+def keep_shared_actors_here() -> None:
+    """Start on this process's node, a launch's head, the two actors that Ray Data has once in a cluster.
+
+    The first process that reads by Ray Data would start them on its own node, which they would keep for ever: they
+    outlive the jobs that use them. One that runs already stays where it is. They are Ray's own, started as Ray starts
+    them, so that other jobs of the cluster find them as they expect them.
+    """
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+    get_or_create_stats_actor()
+
+
 def job_client(url: str) -> Any:
     """A client of the jobs at a dashboard's URL.
 

@@ -12,6 +12,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from reports.storage import Storage
 from study.failures import NoNodesError
@@ -104,7 +105,7 @@ def _fit(
     it needs no folder which all nodes see, and no client of an object store that would be less patient than ours."""
     use_gpu = "GPU" in per_worker
     with tempfile.TemporaryDirectory(prefix="labelscale-train-") as scratch:
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = _Trainer(
             work,
             train_loop_config=job,
             torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -120,6 +121,26 @@ def _fit(
             ),
         )
         trainer.fit()
+
+
+class _AsManyAsAsked(FixedScalingPolicy):
+    """A fixed number of workers, of which the autoscaler is told by their placement group alone.
+
+    Ray Train would also have it keep as many nodes as the workers fill, whoever fills them: beside a gang as many idle
+    nodes stayed. And this second request is never withdrawn if the actor that sends it is lost.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Request nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Request nothing again."""
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        policy = _AsManyAsAsked(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**{**arguments, "scaling_policy": policy})  # type: ignore[misc]
 
 
 def _is(error: ray.train.TrainingFailedError, kind: type[Exception]) -> bool:

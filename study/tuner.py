@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.storage import Storage
 from study.budget import Budget
-from study.cluster import git_state
+from study.cluster import git_state, keep_shared_actors_here
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
@@ -56,6 +56,8 @@ def run_schedule(run: Run, display: Display) -> None:
         progress = read_progress(storage, id)
         return progress is not None and progress.launch == launch
 
+    if run.grows:
+        keep_shared_actors_here()
     callbacks: list[tune.Callback] = []
     if budget is not None:
         callbacks.append(OnStep(lambda: budget.note_begun(has_begun), PLAIN_SECONDS))

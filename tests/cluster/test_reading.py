@@ -14,13 +14,16 @@ import pytest
 pytestmark = pytest.mark.timeout(180)
 
 READING = '''
-import json, sys, time
+import json, os, sys, time
 from collections import Counter
+
+from study.cluster import SETTINGS_OF_RAY, keep_shared_actors_here
+
+os.environ.update(SETTINGS_OF_RAY)
 
 import ray
 from ray.cluster_utils import Cluster
 from ray.core.generated.gcs_pb2 import TaskEvents
-from ray.exceptions import RayTaskError
 
 small = {"object_store_memory": 100_000_000}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
@@ -59,6 +62,7 @@ def read_tasks():
     return Counter(named[event.state_updates.node_id.hex()] for event in reads)
 
 
+keep_shared_actors_here()
 shards = sys.argv[1]
 trial = ray.remote(num_cpus=0.9, resources={"reader": 1})(read)
 epochs = ray.get(trial.remote(shards, 10))
@@ -66,6 +70,8 @@ time.sleep(2)  # nodes tell of their tasks every second
 seen = {"epochs": epochs, "tasks": read_tasks(), "on a head without CPUs": read(shards, 1)}
 seen["on a node that goes"] = ray.get(trial.remote(shards, 4, (1, 2)))
 assert ray._private.state.state.get_draining_nodes()
+living = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
+seen["actors"] = {actor["ActorClassName"]: named[actor["Address"]["NodeID"]] for actor in living}
 print(json.dumps(seen))
 ray.shutdown()
 cluster.shutdown()
@@ -86,6 +92,11 @@ def test_reads_of_a_trial_stay_on_its_own_node(seen: dict[str, Any]) -> None:
     epochs, nodes = seen["epochs"], Counter(seen["tasks"])
     assert [sorted(set(epoch)) for epoch in epochs] == [sorted(epochs[0])] * 10 and len(epochs[0]) == 200
     assert set(nodes) == {"reader"} and nodes["reader"] >= 20, nodes
+
+
+def test_what_ray_data_leaves_behind_is_on_the_head(seen: dict[str, Any]) -> None:
+    """Started by a trial, it would keep the trial's node until the cluster ends."""
+    assert seen["actors"] == {"_AutoscalingCoordinatorActor": "head", "_StatsActor": "head"}
 
 
 @pytest.mark.parametrize("where", ["on a head without CPUs", "on a node that goes"])
