@@ -23,6 +23,7 @@ SETTINGS_OF_RAY = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # of Tune's retries, which are for nothing else here
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # it would keep some node, an idle one, as long as its gang trains
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # then asked for anew, for a day: see `study.gang`
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
 }

@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from reports.storage import Storage
 from study.failures import NoNodesError
-from study.interruption import any_node_died, nodes, nodes_of_all_ranks
+from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
 
 ON_HEAD = {"node:__internal_head__": 0.001}
 """What a trial of several workers books for the process that drives them: no worker's node is kept or lost with it."""
@@ -62,7 +62,7 @@ def train_together(
     lost, asked_at = 0, time.monotonic()
     try:
         while True:
-            dead = nodes(alive=False)
+            lost_before = lost_nodes()
             storage.delete(*note)
             try:
                 _fit(work, job, workers, per_worker)
@@ -73,7 +73,7 @@ def train_together(
                         continue
                     reason = f"there was no room for its {workers} workers of {per_worker} in {WAIT_SECONDS / 3600:g} h"
                     raise NoNodesError(f"{reason}; launch again to wait for it again") from error
-                if not _lost_a_node(error, dead, _nodes_told(storage, note)):
+                if not _lost_a_node(error, lost_before, _nodes_told(storage, note)):
                     raise
                 if (lost := lost + 1) > preemption_retries:
                     reason = f"nodes of its workers were lost {lost} times (`preemption_retries` are {lost - 1})"
@@ -148,12 +148,10 @@ def _is(error: ray.train.TrainingFailedError, kind: type[Exception]) -> bool:
     return isinstance(error, ray.train.ControllerError) and isinstance(error.controller_failure, kind)
 
 
-def _lost_a_node(error: ray.train.TrainingFailedError, dead_before: set[str], ours: set[str] | None) -> bool:
+def _lost_a_node(error: ray.train.TrainingFailedError, lost_before: set[str], ours: set[str] | None) -> bool:
     """Whether an attempt ended by the end of a node, announced or not; or before the trial's own code began to run, of
     which a worker that did not start says nothing."""
-    if isinstance(error, ray.train.PreemptionError) or _is(error, WorkerGroupStartupFailedError):
-        return True
-    return any_node_died(dead_before, ours)
+    return _is(error, WorkerGroupStartupFailedError) or any_node_lost(lost_before, ours)
 
 
 def _nodes_told(storage: Storage, note: tuple[str, ...]) -> set[str] | None:

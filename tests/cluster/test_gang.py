@@ -145,8 +145,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_node_on_which_no_worker_is_has_nothing_of_a_gang_to_keep_it(seen: dict[str, Any]) -> None:
     """What drives the gang is on the head, and the autoscaler is told of its workers by their placement group alone."""
-    _, constraints = seen["beside"]
-    assert constraints == []
+    (on_head, elsewhere), constraints = seen["beside"]
+    assert elsewhere == ["RayTrainWorker"] and "PreemptionWatcher" not in on_head and constraints == []
 
 
 def test_gang_for_which_no_nodes_come_gives_up(seen: dict[str, Any]) -> None:
