@@ -15,11 +15,13 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from reports.storage import Storage
+from study.capacity import DRIVER_BYTES, HEAD
 from study.failures import NoNodesError
 from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
 
-ON_HEAD = {"node:__internal_head__": 0.001}
-"""What a trial of several workers books for the process that drives them: no worker's node is kept or lost with it."""
+ON_HEAD = {HEAD: 0.001, "memory": DRIVER_BYTES}
+"""What a trial of several workers books for the processes that drive them: no worker's node is kept or lost with them,
+and there are no more than the head has memory for."""
 
 WAIT_SECONDS = 24 * 3600.0
 """Workers are asked for so long before the trial fails: 48 times the half hour after which Ray Train asks anew

@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
 fast = {"_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 3}, "num_cpus": 0}
+fast["memory"] = 4_000_000_000  # of the head; enough to drive two gangs
 cluster = Cluster(initialize_head=True, head_node_args={**fast, "include_dashboard": False})
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
@@ -117,7 +118,19 @@ def observe(case):
     thread.join()
 
 
+def driven():
+    """Which of three gangs may be driven at once; and whether the third may, when the first has ended."""
+    groups = [ray.util.placement_group([gang.booked_by_trial({"CPU": 1.0}, 2)]) for _ in range(3)]
+    at_once = [group.wait(3) for group in groups]
+    ray.util.remove_placement_group(groups[0])
+    then = groups[2].wait(20)
+    for group in groups[1:]:
+        ray.util.remove_placement_group(group)
+    return [at_once, then]
+
+
 storage = Storage(f"{sys.argv[1]}/runs")
+print(json.dumps({"driven": driven()}), flush=True)
 gang.WAIT_SECONDS = 5.0
 observe("waits")
 gang.WAIT_SECONDS = 100.0
@@ -147,6 +160,10 @@ def test_node_on_which_no_worker_is_has_nothing_of_a_gang_to_keep_it(seen: dict[
     """What drives the gang is on the head, and the autoscaler is told of its workers by their placement group alone."""
     (on_head, elsewhere), constraints = seen["beside"]
     assert elsewhere == ["RayTrainWorker"] and "PreemptionWatcher" not in on_head and constraints == []
+
+
+def test_head_drives_no_more_gangs_than_it_has_memory_for(seen: dict[str, Any]) -> None:
+    assert seen["driven"] == [[True, True, False], True]
 
 
 def test_gang_for_which_no_nodes_come_gives_up(seen: dict[str, Any]) -> None:
