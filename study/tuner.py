@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.storage import Storage
 from study.budget import Budget
-from study.cluster import git_state, ray_nodes
+from study.cluster import git_state, keep_shared_actors_here, ray_nodes
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
@@ -61,6 +61,8 @@ def run_schedule(run: Run, display: Display) -> None:
 
         budget.note_training(trains)
 
+    if run.grows:
+        keep_shared_actors_here()
     callbacks: list[tune.Callback] = []
     if budget is not None:
         callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
