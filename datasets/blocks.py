@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import TaskUnschedulableError
 
-from datasets.filesystem import absolute, open_filesystem
+from datasets.filesystem import absolute, open_filesystem, patiently
 from datasets.schema import Manifest, Split
 from datasets.threads import ordered_map
 
@@ -123,16 +124,22 @@ def _bundles(slices: Sequence[Slice], bytes_per_row: float) -> list[list[Slice]]
 
 
 def _read_bundle(bundle: Sequence[Slice]) -> pa.Table:
-    tables = []
+    tables: list[pa.Table] = []
     for uri, pieces in itertools.groupby(bundle, key=lambda piece: piece.group.uri):
         filesystem, path = open_filesystem(uri)
-        with filesystem.open_input_file(path) as stream:
-            file = pq.ParquetFile(stream, pre_buffer=True)
-            for piece in pieces:
-                table = file.read_row_group(piece.group.index, use_threads=False)
-                assert table.num_rows == piece.group.rows, f"{uri} does not match its manifest"
-                tables.append(table.slice(piece.first, piece.stop - piece.first))
+        tables += patiently(filesystem, functools.partial(_read_pieces, filesystem, path, list(pieces)))
     return pa.concat_tables(tables)
+
+
+def _read_pieces(filesystem: pyarrow.fs.FileSystem, path: str, pieces: Sequence[Slice]) -> list[pa.Table]:
+    tables = []
+    with filesystem.open_input_file(path) as stream:
+        file = pq.ParquetFile(stream, pre_buffer=True)
+        for piece in pieces:
+            table = file.read_row_group(piece.group.index, use_threads=False)
+            assert table.num_rows == piece.group.rows, f"{path} does not match its manifest"
+            tables.append(table.slice(piece.first, piece.stop - piece.first))
+    return tables
 
 
 def ordered(dataset: Dataset) -> Dataset:

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
 S3_ATTEMPTS = 8
 """A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
+
+OUTAGE_SECONDS = 600.0
+"""A trial waits so long for an object store that does not answer, beyond its client's own attempts, which take 30 to 70
+seconds: longer than stores are away in most of their outages, and shorter than torch lets ranks wait for each other."""
+
+PAUSE_SECONDS = 5.0
+"""The pause before it asks again."""
+
+REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+"""What an object store answers when asking again is of no use."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def absolute(uri: str) -> str:
@@ -68,6 +86,26 @@ def _s3(bucket: str, endpoint: str) -> fs.FileSystem:
         allow_delayed_open=True,  # a small file is one request instead of the three of a multipart upload
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
     )
+
+
+def patiently(filesystem: fs.FileSystem, request: Callable[[], T], seconds: float = OUTAGE_SECONDS) -> T:
+    """What a request to a file system returns, made again while an object store does not answer.
+
+    pyarrow raises a plain OSError where an object store does not answer or refuses; that there is no such file, say, is
+    an answer, and a subclass of it.
+    """
+    given_up_at: float | None = None
+    while True:
+        try:
+            return request()
+        except OSError as error:
+            final = type(error) is not OSError or any(word in str(error) for word in REFUSALS)
+            now = time.monotonic()
+            given_up_at = now + seconds if given_up_at is None else given_up_at
+            if final or isinstance(filesystem, fs.LocalFileSystem) or now >= given_up_at:
+                raise
+            logger.warning("an object store does not answer, and is asked again: %s", error)
+            time.sleep(PAUSE_SECONDS)
 
 
 def list_files(uri: str, *, recursive: bool) -> tuple[dict[str, int], list[str]]:

@@ -10,10 +10,13 @@ import builtins
 import contextlib
 import functools
 import json
+import logging
 import os
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow
 from pyarrow import fs
@@ -23,7 +26,25 @@ S3_ATTEMPTS = 8
 
 REPLACED_READS = 4
 """An object store's file is read in two requests, length and content. Where it was replaced by a longer one between
-them, the content is cut short: it is read again so often."""
+them, the content is cut short; where it was deleted, the second request fails: it is read again so often."""
+
+REPLACED_SECONDS = 5.0
+"""That fails at once; a client gives up a store that does not answer after half a minute."""
+
+
+PAUSE_SECONDS = 5.0
+"""A patient storage asks again after such a pause, beside those that the client makes."""
+
+REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+"""What an object store answers when asking again is of no use."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class StorageError(OSError):
+    """An object store does not answer, or refuses; it says nothing of the file that was asked for."""
 
 
 class Storage:
@@ -32,10 +53,14 @@ class Storage:
     Folders appear when something is written; reading from an absent root finds nothing. `root` is the absolute path
     or the URL, and `Storage(storage.root)` is the same storage in another process.
 
+    An object store that does not answer is asked again for `patience` seconds after the first request that its client
+    has given up, which takes 30 to 70 seconds by itself; then every method raises StorageError.
+
     Raises ValueError where the root or one of its parents is a file, or where the URL is of an unknown kind.
     """
 
-    def __init__(self, uri_or_path: str) -> None:
+    def __init__(self, uri_or_path: str, patience: float = 0.0) -> None:
+        self.patience = patience
         if not str(uri_or_path).strip():
             raise ValueError(
                 "the storage is empty; expected a folder such as './runs' or a URL such as 's3://bucket/runs'"
@@ -74,9 +99,8 @@ class Storage:
 
     def read_bytes(self, *parts: str) -> bytes:
         """Content of a file. Raises FileNotFoundError when it is absent."""
-        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-            content: bytes = stream.read()
-        return content
+        path = self.path(*parts)
+        return self._ask(lambda: self._read(path))
 
     def read_json(self, *parts: str) -> Any:
         """Content of a small JSON file that others may be replacing or deleting in this moment.
@@ -87,7 +111,7 @@ class Storage:
         for _ in range(REPLACED_READS):
             try:
                 return json.loads(self.read_bytes(*parts))
-            except FileNotFoundError:
+            except (FileNotFoundError, StorageError):
                 raise
             except (OSError, ValueError):  # cut short, or a handle of the file that was there before
                 continue
@@ -101,28 +125,33 @@ class Storage:
         """
         if self.is_local:
             _write_and_move(Path(self.path(*parts)), content)
-        else:
-            with self.filesystem.open_output_stream(self.path(*parts)) as stream:
+            return
+        path = self.path(*parts)
+
+        def write() -> None:
+            with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
 
+        self._ask(write)
+
     def exists(self, *parts: str) -> bool:
-        return bool(self.filesystem.get_file_info(self.path(*parts)).type != fs.FileType.NotFound)
+        return bool(self._type(*parts) != fs.FileType.NotFound)
 
     def list(self, *parts: str) -> builtins.list[str]:
         """Sorted names of the files and folders in a folder, without unfinished writes; [] when it is absent."""
         selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
-        names = (info.base_name for info in self.filesystem.get_file_info(selector))
+        names = (info.base_name for info in self._ask(lambda: self.filesystem.get_file_info(selector)))
         return sorted(name for name in names if not name.startswith("."))
 
     def delete(self, *parts: str) -> None:
         """Delete a file, or a folder with everything in it; nothing happens when it is absent."""
         assert parts, "the root itself is never deleted"
-        kind = self.filesystem.get_file_info(self.path(*parts)).type
+        path, kind = self.path(*parts), self._type(*parts)
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             if kind == fs.FileType.Directory:
-                self.filesystem.delete_dir(self.path(*parts))
+                self._ask(lambda: self.filesystem.delete_dir(path))
             elif kind != fs.FileType.NotFound:
-                self.filesystem.delete_file(self.path(*parts))
+                self._ask(lambda: self.filesystem.delete_file(path))
 
     def check_readable(self) -> None:
         """List the root, so that a wrong bucket or credentials are found before anything else. Raises ValueError."""
@@ -139,6 +168,51 @@ class Storage:
             self.delete(name)
         except (OSError, pyarrow.ArrowException) as error:
             raise ValueError(f"cannot write to the storage {self.root}: {_explained(error)}") from error
+
+    def _read(self, path: str) -> bytes:
+        """Content of a file, read again where it was replaced or deleted between the two requests that this takes."""
+        reads = 0
+        while True:
+            with self.filesystem.open_input_stream(path) as stream:
+                asked_at = time.monotonic()
+                try:
+                    content: bytes = stream.read()
+                    return content
+                except OSError:
+                    reads += 1
+                    if reads > REPLACED_READS or time.monotonic() - asked_at > REPLACED_SECONDS:
+                        raise
+
+    def _type(self, *parts: str) -> fs.FileType:
+        path = self.path(*parts)
+        return self._ask(lambda: self.filesystem.get_file_info(path).type)
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        """What a request returns, made again while nothing answers.
+
+        pyarrow raises a plain OSError where an object store does not answer or refuses; that there is no such file,
+        say, is an answer, and a subclass of it.
+        """
+        asked_at = time.monotonic()
+        given_up_at: float | None = None
+        while True:
+            try:
+                return request()
+            except OSError as error:
+                if self.is_local or type(error) is not OSError:
+                    raise
+                if any(word in str(error) for word in REFUSALS):
+                    raise StorageError(f"the storage {self.root} refuses: {_explained(error)}") from error
+                now = time.monotonic()
+                if given_up_at is None:
+                    given_up_at = now + self.patience
+                if now >= given_up_at:
+                    raise StorageError(
+                        f"the storage {self.root} has not answered for {now - asked_at:.0f} s; nothing that it holds "
+                        f"is lost by that, so try again when it does ({error})"
+                    ) from error
+                logger.warning("%s does not answer, and is asked again: %s", self.root, error)
+                time.sleep(PAUSE_SECONDS)
 
 
 def _resolved(path: str) -> str:
@@ -185,13 +259,16 @@ def _patient_s3(region: str, endpoint: str) -> fs.FileSystem:
 
 def _explained(error: Exception) -> str:
     """An error with what to do about it."""
+    cause = error.__cause__ or error
     for word, remedy in (
         ("NO_SUCH_BUCKET", "there is no such bucket; create it, or correct its name"),
         ("ACCESS_DENIED", "these credentials lack a right that a study needs: list, get, put and delete objects"),
         ("NETWORK_CONNECTION", "the server cannot be reached; check the region, AWS_ENDPOINT_URL and the network"),
     ):
-        if word in str(error):
-            return f"{remedy} ({error})"
+        if word in str(cause):
+            return f"{remedy} ({cause})"
+    if isinstance(error, StorageError):
+        return f"it does not answer now; try again when it does ({cause})"
     return (
         f"{error}. Expected a folder or URL that this user may write to; choose another storage, or check its "
         "permissions, free space and credentials"

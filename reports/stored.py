@@ -13,9 +13,12 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from reports.records import Failure, Problem, Record
-from reports.storage import Storage
+from reports.storage import Storage, StorageError
 
 THREADS = 16  # a storage far away answers slowly, but many at once
+FEW = 4 * THREADS
+"""The failures of so many trials are asked for one by one. Of more, a listing tells first which can have any: an object
+store names 1,000 of all its trials in an answer."""
 
 Model = TypeVar("Model", Record, Failure)
 
@@ -51,6 +54,7 @@ def read_records(storage: Storage, ids: Iterable[str] | None = None) -> tuple[li
     """All records, or those of `ids` that exist, in the order of their ids; and the files that are not valid records.
 
     A truncated or foreign file, or one that holds NaN, is never a number and never a crash: it is left out and listed.
+    Raises StorageError where the storage does not answer, which says nothing of its files.
     """
     present = record_ids(storage)
     wanted = sorted(present if ids is None else present & set(ids))
@@ -69,10 +73,12 @@ def write_failure(storage: Storage, failure: Failure) -> None:
 
 def read_failures(storage: Storage, ids: Iterable[str] | None = None) -> tuple[list[Failure], list[Problem]]:
     """Failures of all trials, or of those in `ids`, in the order of their ids; and the files that are not valid
-    ones."""
-    present = set(storage.list("checkpoints"))
-    wanted = sorted(present if ids is None else present & set(ids))
-    return _read_all(storage, Failure, [(name, ("checkpoints", name, "failure.json")) for name in wanted])
+    ones. Raises StorageError as `read_records` does."""
+    wanted = None if ids is None else set(ids)
+    if wanted is None or len(wanted) > FEW:
+        present = set(storage.list("checkpoints"))
+        wanted = present if wanted is None else present & wanted
+    return _read_all(storage, Failure, [(name, ("checkpoints", name, "failure.json")) for name in sorted(wanted)])
 
 
 def clear_failure(storage: Storage, trial_id: str) -> None:
@@ -98,13 +104,18 @@ def _read_all(
 
 
 def _read(storage: Storage, kind: type[Model], trial_id: str, parts: tuple[str, ...]) -> Model | Problem | None:
-    """The model in a file, what is wrong with the file, or None when there is no file."""
+    """The model in a file, what is wrong with the file, or None when there is no file.
+
+    A file that this user may not read is wrong; a storage that does not answer is not.
+    """
     try:
         model = kind.model_validate_json(storage.read_bytes(*parts))
     except FileNotFoundError:
         return None
     except ValidationError as error:
         return Problem(storage.uri(*parts), _first_error(error))
+    except StorageError:
+        raise
     except OSError as error:
         return Problem(storage.uri(*parts), f"cannot be read: {error}")
     if model.id != trial_id:

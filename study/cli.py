@@ -17,7 +17,7 @@ from study.config import Study
 from study.describe import describe_plan
 from study.drift import drift
 from study.evidence import StoredEvidence
-from study.failures import failed_for_good
+from study.failures import TRIED_AGAIN, failed_for_good
 from study.images import find_images
 from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
@@ -143,7 +143,8 @@ def _say_what_is_missing(launched: Launched) -> None:
     for choice in launched.plan.open_choices:
         print(f"not decided: {choice.id}: {len(choice.options)} candidates, not all with a result", file=sys.stderr)
     missing, planned = len(launched.wanted - launched.plan.finished), len(launched.plan.trials)
-    again = "mend what failed, then launch with --retry-failed" if launched.failures else "launch again to go on"
+    guilty = any(failure.error_type not in TRIED_AGAIN for failure in launched.failures.values())
+    again = "mend what failed, then launch with --retry-failed" if guilty else "launch again to go on"
     print(f"{missing} of {planned} trials have no record; {again}", file=sys.stderr)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,7 @@ import rich.live
 import rich.table
 from ray import tune
 
-from reports.storage import Storage
-from study.progress import read_progress
+from study.progress import Progress
 from study.schedule import Schedule, State
 from trainables.spec import STAGES
 
@@ -34,9 +33,12 @@ class Display:
         self.console.print(line, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def following(self, schedule: Schedule, storage: Storage) -> Iterator[tune.Callback]:
-        """Show progress until the end of the block; yields the callback by which Tune says that time has passed."""
-        watch = _Watch(schedule, storage)
+    def following(self, schedule: Schedule, known: Callable[[], Mapping[str, Progress]]) -> Iterator[tune.Callback]:
+        """Show progress until the end of the block; yields the callback by which Tune says that time has passed.
+
+        `known` tells at once how far running trials were when they were last looked at.
+        """
+        watch = _Watch(schedule, known)
         if not self.console.is_terminal:
             yield OnStep(lambda: self.say(watch.line()), PLAIN_SECONDS)
             self.say(watch.line())
@@ -58,15 +60,15 @@ class OnStep(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self.called_at >= self.seconds:
-            self.called_at = time.monotonic()
             self.function()
+            self.called_at = time.monotonic()  # a function slower than its interval is not called in every step
 
 
 class _Watch:
     """Counts states and guesses the time left from the FLOPs done since the launch."""
 
-    def __init__(self, schedule: Schedule, storage: Storage) -> None:
-        self.schedule, self.storage = schedule, storage
+    def __init__(self, schedule: Schedule, known: Callable[[], Mapping[str, Progress]]) -> None:
+        self.schedule, self.known = schedule, known
         self.started = time.monotonic()
         self.before = {id for id, state in schedule.states.items() if state == "done"}
 
@@ -100,9 +102,8 @@ class _Watch:
         return f"about {_clock((time.monotonic() - self.started) * to_do / done)} left"
 
     def _shares(self) -> dict[str, float]:
-        running = [id for id, state in self.schedule.states.items() if state == "running"]
-        progress = {id: read_progress(self.storage, id) for id in running}
-        return {id: known.share for id, known in progress.items() if known is not None}
+        known = self.known()
+        return {id: known[id].share for id, state in self.schedule.states.items() if state == "running" and id in known}
 
 
 def _clock(seconds: float) -> str:

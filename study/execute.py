@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import socket
 import time
@@ -16,6 +17,7 @@ import torch
 from pydantic import Field, JsonValue
 from ray import tune
 
+from datasets.filesystem import OUTAGE_SECONDS
 from datasets.manifest import read_manifest
 from datasets.schema import Manifest
 from datasets.splits import subset_hash
@@ -38,6 +40,8 @@ from trainables.stages import run_stage
 
 PROGRESS_SECONDS = 5.0
 """A running trial says how far it is this often, in `progress.json` beside its checkpoints."""
+
+logger = logging.getLogger(__name__)
 
 
 class Job(Spec):
@@ -78,7 +82,7 @@ def run_trial(config: dict[str, Any]) -> None:
 
     A failure is written beside the trial's checkpoints and raised again, which ends this process and no other trial.
     """
-    id, storage = config["job"]["id"], Storage(config["job"]["storage"])
+    id, storage = config["job"]["id"], Storage(config["job"]["storage"], OUTAGE_SECONDS)
     try:
         job = Job.model_validate(config["job"])
         if storage.exists("records", f"{id}.json") or ended_before(storage, id, job.launched_at):
@@ -92,8 +96,11 @@ def run_trial(config: dict[str, Any]) -> None:
         clear_progress(storage, id)
         storage.delete("checkpoints", id, "latest.pt")
     except Exception as error:
-        note_error(storage, id, error, config["job"]["launched_at"])
-        clear_progress(storage, id)
+        try:
+            note_error(storage, id, error, config["job"]["launched_at"])
+            clear_progress(storage, id)
+        except OSError as unwritten:  # the launch notes that it ended without a word, which is tried again too
+            logger.warning("the failure of %s could not be noted: %s", id, unwritten)
         raise
     tune.report({"finished": 1})
 
@@ -107,7 +114,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     """Run a trial's stage on this worker; rank 0 writes the record, last."""
     job = Job.model_validate(plain_job)
     started_at, started = datetime.now(UTC), time.monotonic()
-    storage = Storage(job.storage)
+    storage = Storage(job.storage, OUTAGE_SECONDS)
     context = context_of(job, storage)
     spec = parse_trial(job.trial)
     manifest = read_manifest(job.shards)
@@ -132,9 +139,17 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     if context.rank == 0:
         wall = time.monotonic() - started + outcome.progress.resumed_seconds
         write_record(storage, _record(job, assignment, outcome, context, started_at, wall))
-        context.delete_checkpoint()
-        clear_failure(storage, job.id)
-        clear_progress(storage, job.id)
+        _clean_up(storage, job.id)
+
+
+def _clean_up(storage: Storage, id: str) -> None:
+    """Delete what a trial's record makes useless; that it stays is no failure."""
+    try:
+        Context(storage.uri("checkpoints", id)).delete_checkpoint()
+        clear_failure(storage, id)
+        clear_progress(storage, id)
+    except OSError as error:
+        logger.warning("%s is finished, and files that it no longer needs could not be deleted: %s", id, error)
 
 
 def check_images(job: Job, spec: TrialSpec, manifest: Manifest) -> None:
@@ -171,7 +186,7 @@ def context_of(job: Job, storage: Storage) -> Context:
         channels_last=job.channels_last,
         min_effective_rank=job.min_effective_rank,
         checkpoint_seconds=job.checkpoint_seconds,
-        report=_progress_writer(job, storage) if rank == 0 else lambda share: None,
+        report=_progress_writer(job, Storage(job.storage)) if rank == 0 else lambda share: None,
         rungs=job.rungs,
         judge=_judge(job, storage) if job.rungs else None,
         node_type=rented_as() or "",
@@ -194,17 +209,27 @@ def _judge(job: Job, storage: Storage) -> Callable[[int, float, float], None]:
 
 
 def _progress_writer(job: Job, storage: Storage) -> Callable[[float], None]:
-    """A report function that writes how far the trial is: at once, and then at most every `PROGRESS_SECONDS`."""
-    launch, node = job.launched_at, this_node()
-    write_progress(storage, job.id, 0.0, launch, node)
-    written_at = time.monotonic()
+    """A report function that writes how far the trial is: at once, and then at most every `PROGRESS_SECONDS`.
+
+    It only informs: where it cannot be written, training goes on, and it is tried again.
+    """
+    node, told, written_at = this_node(), False, 0.0
+
+    def write(share: float) -> None:
+        nonlocal told, written_at
+        try:
+            write_progress(storage, job.id, share, job.launched_at, node)
+        except OSError as error:
+            if not told:
+                logger.warning("the progress of %s cannot be written, which is tried again: %s", job.id, error)
+            told = True
+        written_at = time.monotonic()  # after the write: one that waits for an outage is not made in every step
 
     def report(share: float) -> None:
-        nonlocal written_at
         if time.monotonic() - written_at >= PROGRESS_SECONDS:
-            written_at = time.monotonic()
-            write_progress(storage, job.id, share, launch, node)
+            write(share)
 
+    write(0.0)
     return report
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from reports.records import Failure
-from reports.storage import Storage
+from reports.storage import Storage, StorageError
 from reports.stored import read_failures, write_failure
 
 PROCESS_DIED = "ProcessDied"
@@ -19,14 +19,19 @@ class NoNodesError(RuntimeError):
     """A trial's workers got no nodes, or lost them too often: this is the cluster's failure, not the trial's."""
 
 
-TRIED_AGAIN = (PROCESS_DIED, NoNodesError.__name__)
-"""Errors after which a later launch goes on where the trial was."""
+TRIED_AGAIN = (PROCESS_DIED, NoNodesError.__name__, StorageError.__name__, "OSError", "RayTaskError(OSError)")
+"""Errors after which a later launch goes on where the trial was. A plain OSError is what pyarrow raises where an object
+store does not answer, and Python where a disk is full or broken, also through Ray Data; what a trial itself does wrong
+with files has names of its own, such as FileNotFoundError."""
 
 
 def note_error(storage: Storage, id: str, error: BaseException, launch: str = "") -> None:
-    """Write a trial's failure in a launch: the error that a worker met, not the one in which Ray Train wrapped it."""
+    """Write a trial's failure in a launch: the error that a worker met, not the one in which Ray Train wrapped it; of
+    several, one of which the trial is innocent."""
     workers = getattr(error, "worker_failures", None)
-    cause = next(iter(workers.values())) if workers else error
+    causes = list(workers.values()) if workers else [error]
+    innocent = [one for one in causes if type(one).__name__ in TRIED_AGAIN]  # the others may only have lost their peer
+    cause = (innocent or causes)[0]
     text = "".join(traceback.format_exception(cause))
     _note(storage, id, launch, type(cause).__name__, str(cause) or repr(cause), text, socket.gethostname())
 

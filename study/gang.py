@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from reports.storage import Storage
 from study.capacity import DRIVER_BYTES, HEAD
 from study.failures import NoNodesError
 from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
+
+logger = logging.getLogger(__name__)
 
 ON_HEAD = {HEAD: 0.001, "memory": DRIVER_BYTES}
 """What a trial of several workers books for the processes that drive them: no worker's node is kept or lost with them,
@@ -82,7 +85,10 @@ def train_together(
                     raise NoNodesError(f"{reason}; launch again to continue it") from error
                 asked_at = time.monotonic()
     finally:
-        storage.delete(*note)
+        try:
+            storage.delete(*note)
+        except OSError as error:  # a small file that stays; how the trial ended is what counts
+            logger.warning("%s could not be deleted: %s", "/".join(note), error)
 
 
 def _telling_nodes(
@@ -94,7 +100,10 @@ def _telling_nodes(
     def tell_nodes_and_work(job: dict[str, Any]) -> None:
         found = nodes_of_all_ranks()
         if torch.distributed.get_rank() == 0:
-            Storage(root).write_bytes(json.dumps(sorted(found)).encode(), *note)
+            try:
+                Storage(root).write_bytes(json.dumps(sorted(found)).encode(), *note)
+            except OSError as error:  # then the end of any node counts as one of theirs
+                logger.warning("the nodes of %s could not be noted: %s", "/".join(note), error)
         worker(job)
 
     return tell_nodes_and_work

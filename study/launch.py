@@ -22,7 +22,7 @@ from study.failures import failed_for_good, note_death
 from study.growth import Growth
 from study.hardware import with_worker
 from study.images import ShardedImages, check_source, find_images, make_images
-from study.lease import lease
+from study.lease import CUT_OFF_SECONDS, lease
 from study.only import Only, check_matches, with_what_they_need
 from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
 from study.schedule import Ending, Schedule, State
@@ -84,6 +84,7 @@ def launch(
     skipped: list[str] = []
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
         with lease(storage, study.name, display.say), ray_cluster(address, storage):
+            storage = Storage(storage.root, CUT_OFF_SECONDS)  # from here on trials run, which an outage does not end
             if address is not None:
                 check_storage_is_shared(storage)
             study, room = find_room(study, whole_plan(plan, images, evidence), display, may_grow=address is not None)

@@ -5,8 +5,10 @@ drivers, the one that lists last sees the other's claim, so that never both hold
 that show every finished write, which local disks, S3, Google's and Azure's stores guarantee (NFS within the seconds of
 its attribute cache). Ages are differences of two times that the storage itself noted, so that clocks may be wrong.
 
-A driver that was suspended for longer than `STALE_SECONDS` may have been replaced. It finds out at its next heartbeat
-and ends, so that two drivers overlap for one heartbeat at most. Records are safe even then: they are never changed.
+A driver that was suspended, or cut off from the storage, for longer than `STALE_SECONDS` may have been replaced. It
+finds out at its next heartbeat that reaches the storage, and ends, so that two drivers overlap for one heartbeat at
+most. Records are safe even then: they are never changed. While it is cut off it starts no trial, since it has to
+delete or read files of the storage first; those that run go on.
 """
 
 from __future__ import annotations
@@ -34,7 +36,12 @@ from study.cluster import JOB_VARIABLE
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
-"""A claim that was not renewed for so long is dead: six heartbeats, longer than any retried request takes."""
+"""A claim that was not renewed for so long is dead: six heartbeats."""
+
+CUT_OFF_SECONDS = 1800.0
+"""A driver whose heartbeat does not reach the storage ends after so long. In most outages nobody else reaches it
+either, and no claim can be taken over; but where only this driver is cut off, another one may train the same trials
+anew meanwhile. So it costs devices' time to wait longer, and an outage that lasts longer to wait no more."""
 
 LOOK_SECONDS = 0.5
 """So often a claim is looked at whose driver may have died."""
@@ -69,10 +76,19 @@ _CLAIM = TypeAdapter(Claim)  # it checks types, and passes over what another ver
 class Lease:
     """The lease as its holder sees it; `lost` says why it no longer holds it."""
 
-    def __init__(self, storage: Storage, claim: Claim, heartbeat_seconds: float, stale_seconds: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        claim: Claim,
+        say: Callable[[str], object],
+        heartbeat_seconds: float,
+        stale_seconds: float,
+        cut_off_seconds: float,
+    ) -> None:
         self.lost: str | None = None
-        self._storage, self._claim = storage, claim
-        self._heartbeat_seconds, self._stale_seconds = heartbeat_seconds, stale_seconds
+        self._storage, self._claim, self._say = storage, claim, say
+        self._heartbeat_seconds = heartbeat_seconds
+        self._stale_seconds, self._cut_off_seconds = stale_seconds, cut_off_seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -84,16 +100,29 @@ class Lease:
         _withdraw(self._storage, self._claim)
 
     def _renew(self) -> None:
-        renewed = _uptime()
+        renewed, told = _uptime(), False
         while not self._over.wait(self._heartbeat_seconds):
             try:
                 self.lost = self._taken_over()
                 if self.lost is None:
                     _write(self._storage, self._claim)
                     renewed = _uptime()
+                    if told:
+                        self._say(f"{self._storage.root} answers again")
+                    told = False
             except (OSError, pyarrow.ArrowException) as error:
-                if _uptime() - renewed > self._stale_seconds:
-                    self.lost = f"the lease on {self._storage.root} could not be renewed: {error}; launch again"
+                silent = _uptime() - renewed
+                if silent > self._cut_off_seconds:
+                    self.lost = (
+                        f"the lease on {self._storage.root} could not be renewed for {silent:.0f} s: {error}; "
+                        "launch again"
+                    )
+                elif silent > self._stale_seconds and not told:
+                    self._say(
+                        f"{self._storage.root} has not answered for {silent:.0f} s: what runs goes on, nothing new "
+                        f"starts, and this launch ends if that lasts {self._cut_off_seconds / 60:.0f} minutes"
+                    )
+                    told = True
             if self.lost is not None:
                 main = threading.main_thread().ident
                 assert main is not None
@@ -120,16 +149,18 @@ def lease(
     *,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
     stale_seconds: float = STALE_SECONDS,
+    cut_off_seconds: float = CUT_OFF_SECONDS,
 ) -> Iterator[Lease]:
     """Hold the lease of a storage for the time of a block, which is interrupted if the lease is lost.
 
-    Of a driver on another machine only its heartbeat tells whether it lives: that is waited for, and `say` is told.
+    Of a driver on another machine only its heartbeat tells whether it lives: that is waited for, and `say` is told, as
+    it is of a storage that does not answer.
 
     Raises:
         ValueError: another driver holds it (named with host, pid and since when), or it was lost.
     """
     claim = _acquire(storage, study, say, stale_seconds)
-    held = Lease(storage, claim, heartbeat_seconds, stale_seconds)
+    held = Lease(storage, claim, say, heartbeat_seconds, stale_seconds, cut_off_seconds)
     try:
         yield held
     except KeyboardInterrupt:

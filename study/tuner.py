@@ -14,7 +14,7 @@ from study.cluster import git_state, keep_shared_actors_here, ray_nodes
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
-from study.progress import read_progress
+from study.running import following
 from study.schedule import Schedule
 from study.throughput import Throughput
 
@@ -52,27 +52,30 @@ def run_schedule(run: Run, display: Display) -> None:
 
     schedule, budget, storage, launch = run.schedule, run.budget, run.storage, run.launched_at.isoformat()
 
-    def note_training(budget: Budget) -> None:
-        living = {node["NodeID"] for node in ray_nodes(alive=True)}
-
-        def trains(id: str) -> bool:
-            progress = read_progress(storage, id)
-            return progress is not None and progress.launch == launch and progress.node in living
-
-        budget.note_training(trains)
-
     if run.grows:
         keep_shared_actors_here()
-    callbacks: list[tune.Callback] = []
-    if budget is not None:
-        callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
-        display.following(schedule, storage) as callback,
+        following(Storage(storage.root), lambda: running(schedule)) as follower,
+        display.following(schedule, lambda: follower.known) as callback,
         refreshing(run.growth.plan, storage) as report,
     ):
+
+        def note_training(budget: Budget) -> None:
+            known, living = follower.known, {node["NodeID"] for node in ray_nodes(alive=True)}
+            training = {id for id, one in known.items() if one.launch == launch and one.node in living}
+            budget.note_training(lambda id: id in training)
+
+        callbacks: list[tune.Callback] = []
+        if budget is not None:
+            callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
         callbacks += [callback, OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)]
         _tuner(run, callbacks, scratch).fit()
+
+
+def running(schedule: Schedule) -> list[str]:
+    """Ids of the trials that run; another thread may ask while the schedule grows."""
+    return [id for id, state in list(schedule.states.items()) if state == "running"]
 
 
 def ended(schedule: Schedule) -> int:

@@ -26,7 +26,8 @@ import signal, sys, time
 from reports.storage import Storage
 from study.lease import lease
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the test runs
-with lease(Storage(sys.argv[1]), "first", heartbeat_seconds=0.3, stale_seconds=float(sys.argv[2])):
+seconds = {"stale_seconds": float(sys.argv[2]), "cut_off_seconds": float(sys.argv[3])}
+with lease(Storage(sys.argv[1]), "first", print, heartbeat_seconds=0.3, **seconds):
     print("held", flush=True)
     time.sleep(120)
 """
@@ -48,8 +49,8 @@ def storage(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path) 
 class Driver:
     """Another process that holds the lease."""
 
-    def __init__(self, storage: Storage, stale_seconds: float) -> None:
-        command = [sys.executable, "-c", HOLDER, storage.root, str(stale_seconds)]
+    def __init__(self, storage: Storage, stale_seconds: float, cut_off_seconds: float = 1000) -> None:
+        command = [sys.executable, "-c", HOLDER, storage.root, str(stale_seconds), str(cut_off_seconds)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "held\n"
@@ -158,16 +159,42 @@ def test_of_many_that_start_together_one_holds_the_lease_at_any_time(storage: St
     assert claims(storage) == []
 
 
-def test_driver_that_is_cut_off_from_the_storage_ends(store: ObjectStore) -> None:
+def test_driver_that_is_cut_off_from_the_storage_ends_in_the_end(store: ObjectStore) -> None:
     storage = Storage(store.bucket("cut-off"))
-    driver = Driver(storage, 2)
+    driver = Driver(storage, 1, cut_off_seconds=2)
     store.fault = lambda method, path: "403" if "cut-off" in path else None
     try:
         code, message = driver.end()
     finally:
         store.fault = None
-    lost = f"ValueError: the lease on {storage.root} could not be renewed: "
+    lost = f"ValueError: the lease on {storage.root} could not be renewed for 2 s: "
     assert code == 1 and message.startswith(lost) and "ACCESS_DENIED" in message and message.endswith("launch again")
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_driver_goes_on_after_an_outage_unless_it_was_replaced(store: ObjectStore, taken_over: bool) -> None:
+    storage, said = Storage(store.bucket(f"outage-{taken_over}".lower())), list[str]()
+    try:
+        with lease(storage, "a", said.append, heartbeat_seconds=0.2, stale_seconds=1) as held:
+            [mine] = claims(storage)
+            store.fault = lambda method, path: "403" if "outage" in path else None
+            deadline = time.monotonic() + 20
+            while not said:
+                assert time.monotonic() < deadline and held.lost is None
+                time.sleep(0.1)
+            store.fault = None
+            if taken_over:  # by a driver that is cut off itself meanwhile, or has ended
+                storage.delete("lease", mine)
+            while len(said) < 2:
+                assert time.monotonic() < deadline, "it is told that it was replaced, or that the storage answers"
+                time.sleep(0.1)
+    except ValueError as error:
+        assert taken_over and "another driver has taken over" in str(error)
+    else:
+        assert not taken_over and said[1].endswith("answers again")
+    finally:
+        store.fault = None
+    assert "has not answered for" in said[0] and claims(storage) == []
 
 
 def test_storage_that_is_gone_when_a_driver_ends_is_no_error(store: ObjectStore) -> None:

@@ -81,6 +81,21 @@ def test_file_that_is_replaced_while_it_is_read_is_whole(store: ObjectStore) -> 
     assert storage.read_json("progress.json") == {"step": 2, "share": 0.5} and store.fault is None
 
 
+def test_file_that_is_deleted_while_it_is_read_is_absent(store: ObjectStore) -> None:
+    storage = Storage(store.bucket("deleted"))
+    storage.write_bytes(b'{"step": 1}', "progress.json")
+
+    def delete(method: str, path: str) -> None:
+        if method == "GET" and "progress.json" in path:
+            store.fault = None
+            store.client().delete_object(Bucket="deleted", Key="runs/progress.json")
+
+    store.fault = delete
+    with pytest.raises(FileNotFoundError):
+        storage.read_json("progress.json")
+    assert store.fault is None
+
+
 def test_absent_file_is_asked_for_as_often_as_the_client_has_to(store: ObjectStore) -> None:
     """A trial that waits has no progress, and the status of a study asks for that of each."""
     storage = Storage(store.bucket("without-the-file"))
@@ -170,12 +185,12 @@ def test_training_goes_on_while_a_checkpoint_is_written(store: ObjectStore, shar
     assert store.keys("background") == {"runs/checkpoints/t/model.pt"}
 
 
-def test_checkpoint_that_cannot_be_written_fails_the_training(store: ObjectStore, shards: str) -> None:
+def test_last_checkpoint_that_cannot_be_written_fails_the_training(store: ObjectStore, shards: str) -> None:
     store.fault = lambda method, path: "403" if method == "PUT" and path.endswith("latest.pt") else None
     context = Context(f"{store.bucket('forbidden')}/checkpoints/t", checkpoint_seconds=0)
     with pytest.raises(OSError, match="ACCESS_DENIED"):
         run_stage("pretrain", trials.assignment(shards, trials.settings("pretrain")), context)
-    assert store.keys("forbidden") == set()
+    assert store.keys("forbidden") == {"runs/checkpoints/t/model.pt"}
 
 
 def run(*arguments: str | Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import logging
 import os
 import pickle
 import uuid
@@ -13,15 +15,18 @@ from typing import Any
 import pyarrow.fs
 import torch
 
-from datasets.filesystem import open_filesystem
+from datasets.filesystem import open_filesystem, patiently
 
 State = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 def save_state(uri: str, state: State) -> None:
     """Write tensors, numbers, strings, lists and dictionaries to `uri`; a reader sees the old file or the new one.
 
     Local files are written under another name, to the disk, and renamed; object stores replace a whole object at once.
+    One that does not answer is waited for (`OUTAGE_SECONDS`), then this raises OSError, as on a full disk.
     """
     _write(uri, _serialized(state))
 
@@ -29,7 +34,8 @@ def save_state(uri: str, state: State) -> None:
 class BackgroundWriter:
     """Saves states while training goes on: a state is copied at once and written by a thread, one at a time.
 
-    An error of a write is raised by the next call.
+    A state that could not be written leaves the one before it in place: it is passed over where another one follows,
+    and raised as OSError by `wait`.
     """
 
     def __init__(self) -> None:
@@ -43,7 +49,10 @@ class BackgroundWriter:
     def save(self, uri: str, state: State) -> None:
         """Begin to write a state as `save_state` does, after the one before has been written."""
         content = _serialized(state)
-        self.wait()
+        try:
+            self.wait()
+        except OSError as error:
+            logger.warning("a checkpoint could not be written, so that an older one counts until the next: %s", error)
         self._running = self._pool.submit(_write, uri, content)
 
     def wait(self) -> None:
@@ -62,8 +71,12 @@ def _serialized(state: State) -> io.BytesIO:
 def _write(uri: str, content: io.BytesIO) -> None:
     filesystem, path = open_filesystem(uri)
     if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(content.getbuffer())
+
+        def put() -> None:
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(content.getbuffer())
+
+        patiently(filesystem, put)
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +98,17 @@ def load_state(uri: str) -> State | None:
         ValueError: the file is broken.
     """
     filesystem, path = open_filesystem(uri)
-    if filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
+
+    def get() -> bytes | None:
+        if filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
+            return None
+        with filesystem.open_input_file(path) as stream:
+            content: bytes = stream.read()
+        return content
+
+    content = patiently(filesystem, get)
+    if content is None:
         return None
-    with filesystem.open_input_file(path) as stream:
-        content = stream.read()
     try:
         state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -103,6 +123,6 @@ def delete_states(folder: str, *prefixes: str) -> None:
     """Delete the files of a folder whose names begin in one of these ways."""
     filesystem, path = open_filesystem(folder)
     selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
-    for info in filesystem.get_file_info(selector):
+    for info in patiently(filesystem, lambda: filesystem.get_file_info(selector)):
         if info.base_name.startswith(prefixes):
-            filesystem.delete_file(info.path)
+            patiently(filesystem, functools.partial(filesystem.delete_file, info.path))

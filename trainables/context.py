@@ -53,9 +53,10 @@ class Context:
     points; it ends a hopeless training by raising `PrunedError`.
 
     `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
-    still being written delays the next. With 0 there is one after every step, and training waits. When `notice` begins
-    to tell that this worker will be taken away, there is one at once. `node_type` names what this session
-    is paid by, in the price table's words ("": nothing tells); checkpoints note it with the session's seconds.
+    still being written delays the next, and one that cannot be written is passed over, but for the last one. With 0
+    there is one after every step, and training waits. When `notice` begins to tell that this worker will be taken away,
+    there is one at once. `node_type` names what this session is paid by, in the price table's words ("": nothing
+    tells); checkpoints note it with the session's seconds.
     """
 
     folder: str
@@ -100,7 +101,7 @@ class Context:
         return time.monotonic() - self._saved_at >= self.checkpoint_seconds
 
     def save_checkpoint(self, state: State) -> None:
-        """Begin to write the state; training goes on. An error of the write before this one is raised here."""
+        """Begin to write the state; training goes on."""
         self._writer.save(f"{self.folder}/latest.pt", state)
         self._saved_at = time.monotonic()
 
@@ -111,7 +112,7 @@ class Context:
         self.finish_writes()
 
     def finish_writes(self) -> None:
-        """Wait until the last checkpoint is written."""
+        """Wait until the last checkpoint is written. Raises OSError if it cannot be."""
         self._writer.wait()
 
     def delete_checkpoint(self) -> None:

@@ -1,0 +1,234 @@
+"""An object store that does not answer for a while, or refuses: nothing more ends than has to."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import datasets.filesystem
+import reports.storage
+import synthetic
+import trials
+from object_store import Fault, ObjectStore, running_store
+from reports.storage import Storage, StorageError
+from reports.stored import read_failures, read_records, write_record
+from studies import tiny
+from study.failures import note_error
+from study.grid import expand
+from study.load import load_study
+from trainables.checkpoint import load_state, save_state
+from trainables.context import Context
+from trainables.stages import run_stage
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with running_store() as store:
+        yield store
+
+
+@pytest.fixture
+def store(server: ObjectStore) -> Iterator[ObjectStore]:
+    yield server
+    server.fault = None
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that try once instead of for half a minute, and short pauses."""
+    for module in (reports.storage, datasets.filesystem):
+        monkeypatch.setattr(module, "S3_ATTEMPTS", 1)
+        monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+
+
+def first(number: int, answer: str, *words: str) -> Fault:
+    """A fault of the first requests whose method and path have these words."""
+    left = [number]
+
+    def fault(method: str, path: str) -> str | None:
+        if not all(word in f"{method} {path}" for word in words) or not left[0]:
+            return None
+        left[0] -= 1
+        return answer
+
+    return fault
+
+
+REQUESTS: dict[str, Callable[[Storage], Any]] = {
+    "read": lambda storage: storage.read_bytes("a.json"),
+    "read JSON": lambda storage: storage.read_json("a.json"),
+    "write": lambda storage: storage.write_bytes(b"[2]", "a.json"),
+    "exists": lambda storage: storage.exists("a.json"),
+    "list": lambda storage: storage.list(),
+    "delete": lambda storage: storage.delete("a.json"),
+}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("name", REQUESTS)
+def test_patient_storage_asks_again_and_any_other_says_that_it_does_not_answer(store: ObjectStore, name: str) -> None:
+    request, bucket = REQUESTS[name], f"patient-{name.lower().replace(' ', '-')}"
+    storage = Storage(store.bucket(bucket))
+    storage.write_bytes(b"[1]", "a.json")
+    expected = None if name == "delete" else request(storage)
+    storage.write_bytes(b"[1]", "a.json")
+    store.fault = first(4, "503", f"/{bucket}")
+    with pytest.raises(StorageError, match=r"has not answered for \d+ s.*try again"):
+        request(storage)
+    assert request(Storage(storage.root, patience=60)) == expected
+    store.fault = first(1, "403", f"/{bucket}")
+    with pytest.raises(StorageError, match="lack a right"):
+        request(Storage(storage.root, patience=60))
+
+
+def test_storage_that_does_not_answer_at_first_is_not_called_wrong(store: ObjectStore, hasty: None) -> None:
+    storage = Storage(store.bucket("away"))
+    store.fault = lambda method, path: "503"
+    for check in (storage.check_readable, storage.check_writable):
+        with pytest.raises(ValueError, match="it does not answer now; try again") as told:
+            check()
+        assert "choose another storage" not in str(told.value)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_checkpoint_waits_for_the_store_to_be_written_and_read(store: ObjectStore) -> None:
+    uri = f"{store.bucket('checkpoints')}/latest.pt"
+    store.fault = first(3, "503", "latest.pt")
+    save_state(uri, {"step": 1})
+    store.fault = first(3, "503", "latest.pt")
+    assert load_state(uri) == {"step": 1}
+
+
+def test_training_goes_on_without_a_checkpoint_in_its_midst(
+    store: ObjectStore, shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, assignment = (
+        f"{store.bucket('midst')}/checkpoints/t",
+        trials.assignment(shards, trials.settings("pretrain")),
+    )
+    store.fault = first(2, "403", "PUT", "latest.pt")
+    run_stage("pretrain", assignment, Context(folder, checkpoint_seconds=0))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert "an older one counts until the next" in caplog.text
+    saved = load_state(f"{folder}/latest.pt")
+    assert saved is not None and saved["progress"]["step"] == 6
+    undisturbed = run_stage("pretrain", assignment, Context(str(tmp_path))).progress
+    assert saved["progress"]["history"] == undisturbed.history
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "study", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
+
+
+def study_file(folder: Path, shards: str, *stages: str, **changes: Any) -> Path:
+    data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
+    chosen = {name: stage for name, stage in tiny()["stages"].items() if name in stages}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny(data=data, stages=chosen, **changes)))
+    return path
+
+
+def test_what_only_informs_ends_no_trial_and_no_launch(store: ObjectStore, shards: str, tmp_path: Path) -> None:
+    """Neither how far a trial is, which the budget asks for too, nor on which nodes its workers are."""
+    execution = {"workers": 2, "per_worker": {"CPU": 1}}
+    file, refused = study_file(tmp_path, shards, "supervised", execution=execution), set()
+
+    def uninformed(method: str, path: str) -> str | None:
+        name = path.rpartition("/")[2]
+        if name not in ("progress.json", "nodes.json") or (method != "PUT" and not refused):
+            return None  # a trial that begins has to know whether it began before
+        refused.add((method, name))
+        return "403"
+
+    store.fault = uninformed
+    url = store.bucket("uninformed")
+    launched = run("launch", file, "--storage", url, "--budget-gpu-hours", "1")
+    assert launched.returncode == 0 and "1 done" in launched.stdout, launched.stdout + launched.stderr
+    assert {("PUT", "progress.json"), ("HEAD", "progress.json"), ("PUT", "nodes.json")} <= refused
+    assert len(read_records(Storage(url))[0]) == 1
+
+
+def test_trial_that_the_storage_failed_goes_on_at_the_next_launch(
+    store: ObjectStore, shards: str, tmp_path: Path
+) -> None:
+    file, url = study_file(tmp_path, shards, "pretrain", "linear"), store.bucket("innocent")
+    store.fault = lambda method, path: "403" if method == "PUT" and "/records/pretrain" in path else None
+    cut = run("launch", file, "--storage", url)
+    assert cut.returncode == 1 and "launch again to go on" in cut.stderr, cut.stdout + cut.stderr
+    assert "--retry-failed" not in cut.stderr
+    [failure] = read_failures(Storage(url))[0]
+    assert failure.error_type == "StorageError" and "lack a right" in failure.message
+    store.fault = None
+    again = run("launch", file, "--storage", url, "--dry-run").stdout
+    assert [line.partition("-")[0] for line in again.splitlines()] == ["pretrain", "linear"]
+
+
+HASTY = """
+import sys
+import reports.storage
+from study.cli import main
+reports.storage.S3_ATTEMPTS, reports.storage.PAUSE_SECONDS = 1, 0.1
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_launch_waits_for_the_storage_to_tell_how_a_trial_ended(
+    store: ObjectStore, shards: str, tmp_path: Path
+) -> None:
+    """Once a record is written only the launch asks for it; its client tries once here and not for half a minute."""
+    url, written, refused = store.bucket("ending"), list[str](), list[str]()
+
+    def away(method: str, path: str) -> str | None:
+        if "/records/pretrain" not in path:
+            return None
+        if method == "PUT":
+            written.append(path)
+        elif written and len(refused) < 5:
+            refused.append(method)
+            return "503"
+        return None
+
+    store.fault = away
+    file = study_file(tmp_path, shards, "pretrain", "linear")
+    command = [sys.executable, "-c", HASTY, "launch", str(file), "--storage", url]
+    launched = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert launched.returncode == 0 and "2 done" in launched.stdout, launched.stdout + launched.stderr
+    assert len(refused) == 5 and "does not answer, and is asked again" in launched.stderr
+
+
+def test_storage_that_does_not_answer_is_never_said_to_hold_bad_records(
+    store: ObjectStore, shards: str, tmp_path: Path
+) -> None:
+    url, file = store.bucket("good"), study_file(tmp_path, shards, "pretrain")
+    storage = Storage(url)
+    write_record(storage, synthetic.record(next(iter(expand(load_study(file)).specs))))
+    store.fault = lambda method, path: "503" if method == "GET" and "/records/pretrain" in path else None
+    for command in ("launch", "plan", "status", "report"):
+        told = subprocess.run(
+            [sys.executable, "-c", HASTY, command, str(file), "--storage", url],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert told.returncode == 2 and told.stderr.startswith(f"error: the storage {url} has not answered"), command
+        assert "try again" in told.stderr and "delete or" not in told.stderr and "Traceback" not in told.stderr
+
+
+def test_failures_of_few_trials_are_read_without_listing_all(store: ObjectStore) -> None:
+    """Of many, a listing tells which have none: nobody asks for each."""
+    storage = Storage(store.bucket("few"))
+    note_error(storage, "b", RuntimeError("out of memory"))
+    for others in (["a"], [f"t{number}" for number in range(100)]):
+        store.requests.clear()
+        failures, problems = read_failures(storage, [*others, "b"])
+        assert [failure.id for failure in failures] == ["b"] and not problems
+        listed = any(path.startswith("/few?") for _, path in store.requests)
+        assert listed == (len(others) > 1) and len(store.requests) < 6
