@@ -106,8 +106,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def _run_workers(job: Job, storage: Storage) -> None:
-    note, retries = ("checkpoints", job.id, "nodes.json"), job.preemption_retries
-    train_together(run_worker, job.model_dump(), job.workers, job.per_worker, storage, note, retries)
+    plain, retries = job.model_dump(), job.preemption_retries
+    train_together(run_worker, plain, job.workers, job.per_worker, storage, job.id, retries)
 
 
 def run_worker(plain_job: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from reports.storage import Storage
 from study.capacity import DRIVER_BYTES, HEAD
 from study.failures import NoNodesError
 from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
+from study.progress import clear_progress
 
 logger = logging.getLogger(__name__)
 
@@ -51,24 +52,27 @@ def train_together(
     workers: int,
     per_worker: dict[str, float],
     storage: Storage,
-    note: tuple[str, ...],
+    id: str,
     preemption_retries: int,
 ) -> None:
     """Run a worker's function in several processes, by DDP in Ray Train, which books their resources.
 
     Where one of their nodes is gone, all begin again, at most `preemption_retries` times; they continue from their
-    checkpoint. Meanwhile the storage has a file `note` of the nodes that they are on.
+    checkpoint. Meanwhile the trial `id` has a file of the nodes that they are on beside its checkpoints; of one whose
+    workers wait for nodes there is none, nor one of its progress.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed by itself; what it met is in the error.
         NoNodesError: their nodes were lost more often than that, or for `WAIT_SECONDS` there were none.
     """
+    note = ("checkpoints", id, "nodes.json")
     work = _telling_nodes(worker, storage.root, note)
     lost, asked_at = 0, time.monotonic()
     try:
         while True:
             lost_before = lost_nodes()
             storage.delete(*note)
+            clear_progress(storage, id)
             try:
                 _fit(work, job, workers, per_worker)
                 return

@@ -69,7 +69,7 @@ def elsewhere(case, folder):
                 time.sleep(0.1)
             Path(folder, "fail").touch()
             return
-        [mine, *_] = storage.read_json("nodes.json")
+        [mine, *_] = storage.read_json("checkpoints", "gang", "nodes.json")
         if case == "drains":
             interruption.drain(mine, time.time() + 200)
             Path(folder, "fail").touch()
@@ -100,11 +100,12 @@ def constraints():
 def train(case, folder):
     try:
         per_worker, job = {"CPU": 1.0, "trainer": 1.0}, {"folder": str(folder)}
-        gang.train_together(worker, job, 2, per_worker, storage, ("nodes.json",), preemption_retries=1)
+        gang.train_together(worker, job, 2, per_worker, storage, "gang", preemption_retries=1)
     except Exception as error:
         causes = {type(one).__name__ for one in getattr(error, "worker_failures", {}).values()}
         attempts = len(list(folder.glob("began-*")))
-        seen = [type(error).__name__, sorted(causes), attempts, str(error).splitlines()[0], storage.list()]
+        left = storage.list("checkpoints", "gang")
+        seen = [type(error).__name__, sorted(causes), attempts, str(error).splitlines()[0], left]
         print(json.dumps({case: seen}), flush=True)
 
 
