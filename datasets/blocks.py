@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from ray.data import DataContext, Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import TaskUnschedulableError
 
 from datasets.filesystem import absolute, open_filesystem, patiently
 from datasets.schema import Manifest, Split
@@ -29,6 +31,9 @@ READ_AHEAD = 4  # reads begun ahead without Ray
 TASK_BYTES = 16 * 2**20
 RAY_BYTES = 64 * 2**20
 """Less than this is read by the process itself, in less time than Ray Data takes to begin."""
+
+NODE_LABEL = "ray.io/node-id"
+"""The label by which Ray itself names each of its nodes."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,10 @@ def read_slices(slices: Sequence[Slice], bytes_per_row: float) -> Iterator[pa.Ta
     if ray.is_initialized() and sum(piece.stop - piece.first for piece in slices) * bytes_per_row >= RAY_BYTES:
         yield from _read_with_ray(bundles)
         return
+    yield from _read_here(bundles)
+
+
+def _read_here(bundles: Sequence[Sequence[Slice]]) -> Iterator[pa.Table]:
     with ThreadPoolExecutor(READ_AHEAD) as pool:
         yield from ordered_map(pool, _read_bundle, bundles, ahead=READ_AHEAD)
 
@@ -174,9 +183,37 @@ def _read_block(bundle: Sequence[Slice]) -> list[pa.Table]:
 
 
 def _read_with_ray(bundles: Sequence[Sequence[Slice]]) -> Iterator[pa.Table]:
+    """By tasks on this process's own node. Ray Data would deal them to all nodes, and a cluster gives a node back when
+    nothing has run there for some minutes: one training would keep all of them.
+
+    Where Ray starts nothing on this node, which is about to be taken away or has no CPUs, the process reads by itself.
+    """
     quiet_ray_data()
-    source = _BundleSource(bundles)
+    here = {NODE_LABEL: ray.get_runtime_context().get_node_id()}
+    source, tasks = _BundleSource(bundles), min(READ_TASKS, len(bundles))
     dataset = ray.data.read_datasource(
-        source, num_cpus=READ_CPUS, concurrency=min(READ_TASKS, len(bundles)), override_num_blocks=len(bundles)
+        source, num_cpus=READ_CPUS, concurrency=tasks, override_num_blocks=len(bundles), label_selector=here
     )
-    yield from ordered(dataset).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    tables: Iterable[Any] = ordered(dataset).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    rows = 0
+    try:
+        for table in tables:
+            yield table
+            rows += table.num_rows
+    except TaskUnschedulableError:
+        yield from _read_here(_without_first(bundles, rows))
+
+
+def _without_first(bundles: Sequence[Sequence[Slice]], rows: int) -> list[list[Slice]]:
+    """The bundles without their first rows, which have been read."""
+    rest = []
+    for bundle in bundles:
+        kept = []
+        for piece in bundle:
+            skipped = min(rows, piece.stop - piece.first)
+            rows -= skipped
+            if piece.first + skipped < piece.stop:
+                kept.append(replace(piece, first=piece.first + skipped))
+        if kept:
+            rest.append(kept)
+    return rest

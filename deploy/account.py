@@ -86,7 +86,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     file.write_text(text, encoding="utf-8")
     check_security_group(ec2, values["security_group"])
     make_placement_group(ec2)
-    make_bucket(session.client("s3"), values["bucket"], values["region"])
+    of_bucket = make_bucket(session.client("s3"), values["bucket"], values["region"])
     account = session.client("sts").get_caller_identity()["Account"]
     for role in ("head", "worker"):
         make_role(iam, f"{NAME}-{role}", policy(role, values, account))
@@ -94,7 +94,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     allow_spot(iam)
     filled = [f"{name}: {values[name]}" for name in ("region", "bucket", "subnet", "security_group", "image")]
     laptop = f"the policy {NAME}-laptop is all that others need who start this cluster; attach it to them"
-    return [*filled, *limits_of_subnet(ec2, values["subnet"]), laptop, f"{file} is ready: ray up {file}"]
+    return [*filled, *limits_of_subnet(ec2, values["subnet"]), *of_bucket, laptop, f"{file} is ready: ray up {file}"]
 
 
 def policy(name: str, values: dict[str, str], account: str) -> dict[str, Any]:
@@ -162,10 +162,11 @@ def make_placement_group(ec2: Any) -> None:
         ec2.create_placement_group(GroupName=NAME, Strategy="cluster")
 
 
-def make_bucket(s3: Any, name: str, region: str) -> None:
+def make_bucket(s3: Any, name: str, region: str) -> list[str]:
     """A bucket in the cluster's region, unless there is one of that name; AWS makes new ones private and encrypted.
 
-    Raises ValueError where the name is taken by another account.
+    Returns what to tell the user of a bucket that there is. Raises ValueError where the name is taken by another
+    account, or that bucket is in another region: every gigabyte between the two would be paid for.
     """
     try:
         s3.head_bucket(Bucket=name)
@@ -175,6 +176,29 @@ def make_bucket(s3: Any, name: str, region: str) -> None:
         place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         s3.create_bucket(Bucket=name, **place)  # us-east-1 is the default, and refused as a constraint
         s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [DROP_TORN_UPLOADS]})
+        return []
+    found = s3.get_bucket_location(Bucket=name)["LocationConstraint"] or "us-east-1"
+    if found not in (region, {"eu-west-1": "EU"}.get(region)):  # as that was called in the beginning
+        raise ValueError(
+            f"the bucket {name} is in {found}, the cluster in {region}, and AWS charges for what travels between them: "
+            "write another bucket, or that region, into metadata"
+        )
+    if _drops_torn_uploads(s3, name):
+        return []
+    return [
+        f"the bucket {name} keeps what was uploaded of checkpoints when their node died, and AWS charges for it: give "
+        "it a lifecycle rule that aborts incomplete multipart uploads after 7 days"
+    ]
+
+
+def _drops_torn_uploads(s3: Any, bucket: str) -> bool:
+    try:
+        rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    except botocore.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchLifecycleConfiguration":
+            raise
+        return False
+    return any("AbortIncompleteMultipartUpload" in rule and rule["Status"] == "Enabled" for rule in rules)
 
 
 def make_policy(iam: Any, account: str, name: str, document: dict[str, Any]) -> None:

@@ -244,7 +244,10 @@ class Record(Part):
 
 
 class Failure(Part):
-    """Why a trial has no record yet: its last error, where and when, and how often it was tried."""
+    """Why a trial has no record yet: its last error, where and when, in which launch, and how often it was tried.
+
+    `launch` is when that began, by its own clock: the clock of `failed_at` may be another.
+    """
 
     id: TrialId
     error_type: str
@@ -253,6 +256,7 @@ class Failure(Part):
     host: str
     failed_at: AwareDatetime
     attempts: Count
+    launch: str = ""
 
 
 @dataclass(frozen=True)

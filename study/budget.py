@@ -16,7 +16,7 @@ class Budget:
     A worker's devices are its GPUs, or one without any. Where nothing tells what a trial takes, it is started as long
     as anything is left and none of its architecture runs, which will tell. A trial that runs is expected to take what
     was predicted, or what it has taken, whichever is more: if predictions hold, the budget does. Waiting for a node
-    takes nothing: a trial's time counts from when it `began`.
+    takes nothing, before a trial begins or after it has lost one: only the time in which it is seen to train counts.
     """
 
     def __init__(
@@ -30,8 +30,9 @@ class Budget:
         self.spent_by_ended = 0.0  # device-seconds
         self._devices, self._expectation, self._clock = per_worker.get("GPU", 1.0), expectation, clock
         self._running: dict[str, PlannedTrial] = {}
-        self._since: dict[str, float] = {}  # when they were started or, from then on, when they began
-        self._waiting: set[str] = set()  # those that run and have not begun
+        self._since: dict[str, float] = {}  # when they were started, or were last seen to begin or to lose a node
+        self._before: dict[str, float] = {}  # device-seconds until they lost a node
+        self._waiting: set[str] = set()  # those of the running that have not begun, or lost a node
 
     def affordable(self) -> Callable[[PlannedTrial], bool]:
         """Tells which trials can be expected to end within the budget, beside those that run now."""
@@ -49,14 +50,17 @@ class Budget:
 
     def started(self, trial: PlannedTrial) -> None:
         """A trial was handed out; it may have to wait for a node."""
-        self._running[trial.id], self._since[trial.id] = trial, self._clock()
+        self._running[trial.id], self._since[trial.id], self._before[trial.id] = trial, self._clock(), 0.0
         self._waiting.add(trial.id)
 
-    def note_begun(self, has_begun: Callable[[str], bool]) -> None:
-        """Find out which of the waiting trials have begun by now."""
-        for id in [id for id in self._waiting if has_begun(id)]:
-            self._waiting.remove(id)
-            self._since[id] = self._clock()
+    def note_training(self, trains: Callable[[str], bool]) -> None:
+        """Find out which of the trials that were started train now, and which wait for a node."""
+        for id in self._running:
+            training, waiting = trains(id), id in self._waiting
+            if training == waiting:  # it has begun, or lost a node, since the last time
+                self._before[id] = self._spent(id)
+                self._since[id] = self._clock()
+                self._waiting ^= {id}
 
     def ended(self, id: str, device_seconds: float | None) -> None:
         """A trial has ended; its record, if it has one, states its workers' `device_seconds`.
@@ -67,7 +71,7 @@ class Budget:
             self.spent_by_ended += self._spent(id)
         else:
             self.spent_by_ended += min(self._taken(id), device_seconds * self._devices)
-        del self._running[id], self._since[id]
+        del self._running[id], self._since[id], self._before[id]
         self._waiting.discard(id)
 
     @property
@@ -83,10 +87,10 @@ class Budget:
         return f"{spent}; left undone: {', '.join(undone[:named])}{more}"
 
     def _taken(self, id: str) -> float:
-        return (self._clock() - self._since[id]) * self._running[id].workers * self._devices
+        return self._before[id] + (self._clock() - self._since[id]) * self._running[id].workers * self._devices
 
     def _spent(self, id: str) -> float:
-        return 0.0 if id in self._waiting else self._taken(id)
+        return self._before[id] if id in self._waiting else self._taken(id)
 
     def _expected(self, trial: PlannedTrial) -> float:
         """Seconds of devices; NaN where nothing tells."""

@@ -24,6 +24,10 @@ PRICE_LABEL = "labelscale/price"
 HEAD = "node:__internal_head__"
 """Ray's own resource of a head node."""
 
+DRIVER_BYTES = 1.5 * 2**30
+"""Of the head's memory, what driving one trial of several workers books: its process, Ray Train's controller and three
+actors beside it, which had 1.26 GB together in Ray 2.60. Ray starts no more than fit, the others wait."""
+
 
 @dataclass(frozen=True)
 class NodeType:
@@ -118,9 +122,12 @@ def worker_slots(
     by unknown nodes is taken at its study's word, `execution.max_workers`.
 
     Raises:
-        ValueError: a trial asks for more workers than there may ever be, or for nodes that no type is.
+        ValueError: a trial asks for more workers than there may ever be, or for nodes that no type is; or the head is
+            too small to drive it.
     """
     cap, widest = execution.max_workers, widest_trial(plan)
+    if plan.expected()[widest].workers > 1:
+        _check_heads(nodes, widest)
     if types is not None and types.types:  # all nodes but the head are of these types, and those that live count there
         heads = [node for node in nodes if HEAD in node]
         ever = room_for_workers(heads, execution.per_worker) + types.room_for_workers(execution.per_worker)
@@ -132,6 +139,17 @@ def worker_slots(
     if plan.expected()[widest].workers > slots:
         raise ValueError(_too_wide(plan, execution, slots, types))
     return slots
+
+
+def _check_heads(nodes: Iterable[dict[str, float]], id: str) -> None:
+    """Refuse a head on which there is never room for what drives a trial of several workers."""
+    found = [node.get("memory", 0.0) for node in nodes if HEAD in node]
+    if found and max(found) < DRIVER_BYTES:
+        raise ValueError(
+            f"{id} has several workers, for which Ray needs {DRIVER_BYTES / 2**30:.2g} GiB on the cluster's head, but "
+            f"the memory that Ray gives away there is {max(found) / 2**30:.2g} GiB: take a bigger head, end what else "
+            "runs there before Ray is started, or set execution.workers to 1"
+        )
 
 
 def widest_trial(plan: Plan) -> str:

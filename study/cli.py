@@ -208,7 +208,8 @@ def status(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
     made = current_plan(study, storage)
-    progress = {id: read_progress(storage, id) for id in made.missing()}
+    begun = made.missing().keys() & set(storage.list("checkpoints"))
+    progress = {id: read_progress(storage, id) for id in made.missing() if id in begun}
     running = {id: known.share for id, known in progress.items() if known is not None and known.fresh}
     failures, _ = read_failures(storage, made.missing().keys() - running)
     failed = {failure.id: failure for failure in failures}

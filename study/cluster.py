@@ -23,6 +23,7 @@ SETTINGS_OF_RAY = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # of Tune's retries, which are for nothing else here
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # it would keep some node, an idle one, as long as its gang trains
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # then asked for anew, for a day: see `study.gang`
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
 }
@@ -81,6 +82,20 @@ def ray_nodes(*, alive: bool) -> list[dict[str, Any]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"] == alive]  # type: ignore[no-untyped-call]
+
+
+def keep_shared_actors_here() -> None:
+    """Start on this process's node, a launch's head, the two actors that Ray Data has once in a cluster.
+
+    The first process that reads by Ray Data would start them on its own node, which they would keep for ever: they
+    outlive the jobs that use them. One that runs already stays where it is. They are Ray's own, started as Ray starts
+    them, so that other jobs of the cluster find them as they expect them.
+    """
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+    get_or_create_stats_actor()
 
 
 def job_client(url: str) -> Any:

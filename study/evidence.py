@@ -38,6 +38,7 @@ class StoredEvidence:
         self.done = set(done)
         self.retry_failed = retry_failed
         self._measured: dict[str, tuple[float, float]] = {}
+        self._took: dict[str, float] = {}
         self._pruned: dict[str, float] = {}
 
     @cached_property
@@ -154,8 +155,10 @@ class StoredEvidence:
         self.storage.delete(*pruned_mark(id))
 
     def device_seconds(self, id: str) -> float:
-        """What a finished trial took."""
-        return read_record(self.storage, id).cost.device_seconds or 0.0
+        """What a finished trial took; a record never changes."""
+        if id not in self._took:
+            self._took[id] = read_record(self.storage, id).cost.device_seconds or 0.0
+        return self._took[id]
 
     def _seconds_until_pruned(self, id: str) -> float:
         """Device-seconds of a trial that was pruned; 0 of a fold of its option that was not begun any more."""

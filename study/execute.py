@@ -97,7 +97,7 @@ def run_trial(config: dict[str, Any]) -> None:
         storage.delete("checkpoints", id, "latest.pt")
     except Exception as error:
         try:
-            note_error(storage, id, error)
+            note_error(storage, id, error, config["job"]["launched_at"])
             clear_progress(storage, id)
         except OSError as unwritten:  # the launch notes that it ended without a word, which is tried again too
             logger.warning("the failure of %s could not be noted: %s", id, unwritten)
@@ -106,8 +106,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def _run_workers(job: Job, storage: Storage) -> None:
-    note, retries = ("checkpoints", job.id, "nodes.json"), job.preemption_retries
-    train_together(run_worker, job.model_dump(), job.workers, job.per_worker, storage, note, retries)
+    plain, retries = job.model_dump(), job.preemption_retries
+    train_together(run_worker, plain, job.workers, job.per_worker, storage, job.id, retries)
 
 
 def run_worker(plain_job: dict[str, Any]) -> None:

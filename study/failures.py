@@ -25,24 +25,29 @@ store does not answer, and Python where a disk is full or broken, also through R
 with files has names of its own, such as FileNotFoundError."""
 
 
-def note_error(storage: Storage, id: str, error: BaseException) -> None:
-    """Write a trial's failure: the error that a worker met, not the one in which Ray Train wrapped it; of several, one
-    of which the trial is innocent."""
+def note_error(storage: Storage, id: str, error: BaseException, launch: str = "") -> None:
+    """Write a trial's failure in a launch: the error that a worker met, not the one in which Ray Train wrapped it; of
+    several, one of which the trial is innocent."""
     workers = getattr(error, "worker_failures", None)
     causes = list(workers.values()) if workers else [error]
     innocent = [one for one in causes if type(one).__name__ in TRIED_AGAIN]  # the others may only have lost their peer
     cause = (innocent or causes)[0]
     text = "".join(traceback.format_exception(cause))
-    _note(storage, id, type(cause).__name__, str(cause) or repr(cause), text, socket.gethostname())
+    _note(storage, id, launch, type(cause).__name__, str(cause) or repr(cause), text, socket.gethostname())
 
 
-def note_death(storage: Storage, id: str, launched_at: datetime) -> None:
-    """Write a failure for a trial that ended without a record or a word since `launched_at`."""
-    known, _ = read_failures(storage, [id])
-    if any(failure.failed_at >= launched_at for failure in known):
+def note_death(storage: Storage, id: str, launch: str) -> None:
+    """Write a failure for a trial that ended in this launch without a record or a word."""
+    if failed_in(storage, id, launch):
         return
     message = "its process ended without a word (killed, or out of memory); launch again to continue it"
-    _note(storage, id, PROCESS_DIED, message, "", "")
+    _note(storage, id, launch, PROCESS_DIED, message, "", "")
+
+
+def failed_in(storage: Storage, id: str, launch: str) -> bool:
+    """Whether this launch has noted a failure of a trial."""
+    known, _ = read_failures(storage, [id])
+    return any(failure.launch == launch for failure in known)
 
 
 def failed_for_good(storage: Storage, ids: Iterable[str]) -> dict[str, Failure]:
@@ -51,7 +56,7 @@ def failed_for_good(storage: Storage, ids: Iterable[str]) -> dict[str, Failure]:
     return {failure.id: failure for failure in failures if failure.error_type not in TRIED_AGAIN}
 
 
-def _note(storage: Storage, id: str, error_type: str, message: str, text: str, host: str) -> None:
+def _note(storage: Storage, id: str, launch: str, error_type: str, message: str, text: str, host: str) -> None:
     known, _ = read_failures(storage, [id])
     failure = Failure(
         id=id,
@@ -61,5 +66,6 @@ def _note(storage: Storage, id: str, error_type: str, message: str, text: str, h
         host=host,
         failed_at=datetime.now(UTC),
         attempts=1 + sum(failure.attempts for failure in known),
+        launch=launch,
     )
     write_failure(storage, failure)

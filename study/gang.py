@@ -13,15 +13,19 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from reports.storage import Storage
+from study.capacity import DRIVER_BYTES, HEAD
 from study.failures import NoNodesError
-from study.interruption import any_node_died, nodes, nodes_of_all_ranks
+from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
+from study.progress import clear_progress
 
 logger = logging.getLogger(__name__)
 
-ON_HEAD = {"node:__internal_head__": 0.001}
-"""What a trial of several workers books for the process that drives them: no worker's node is kept or lost with it."""
+ON_HEAD = {HEAD: 0.001, "memory": DRIVER_BYTES}
+"""What a trial of several workers books for the processes that drive them: no worker's node is kept or lost with them,
+and there are no more than the head has memory for."""
 
 WAIT_SECONDS = 24 * 3600.0
 """Workers are asked for so long before the trial fails: 48 times the half hour after which Ray Train asks anew
@@ -48,24 +52,27 @@ def train_together(
     workers: int,
     per_worker: dict[str, float],
     storage: Storage,
-    note: tuple[str, ...],
+    id: str,
     preemption_retries: int,
 ) -> None:
     """Run a worker's function in several processes, by DDP in Ray Train, which books their resources.
 
     Where one of their nodes is gone, all begin again, at most `preemption_retries` times; they continue from their
-    checkpoint. Meanwhile the storage has a file `note` of the nodes that they are on.
+    checkpoint. Meanwhile the trial `id` has a file of the nodes that they are on beside its checkpoints; of one whose
+    workers wait for nodes there is none, nor one of its progress.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed by itself; what it met is in the error.
         NoNodesError: their nodes were lost more often than that, or for `WAIT_SECONDS` there were none.
     """
+    note = ("checkpoints", id, "nodes.json")
     work = _telling_nodes(worker, storage.root, note)
     lost, asked_at = 0, time.monotonic()
     try:
         while True:
-            dead = nodes(alive=False)
+            lost_before = lost_nodes()
             storage.delete(*note)
+            clear_progress(storage, id)
             try:
                 _fit(work, job, workers, per_worker)
                 return
@@ -75,7 +82,7 @@ def train_together(
                         continue
                     reason = f"there was no room for its {workers} workers of {per_worker} in {WAIT_SECONDS / 3600:g} h"
                     raise NoNodesError(f"{reason}; launch again to wait for it again") from error
-                if not _lost_a_node(error, dead, _nodes_told(storage, note)):
+                if not _lost_a_node(error, lost_before, _nodes_told(storage, note)):
                     raise
                 if (lost := lost + 1) > preemption_retries:
                     reason = f"nodes of its workers were lost {lost} times (`preemption_retries` are {lost - 1})"
@@ -113,7 +120,7 @@ def _fit(
     it needs no folder which all nodes see, and no client of an object store that would be less patient than ours."""
     use_gpu = "GPU" in per_worker
     with tempfile.TemporaryDirectory(prefix="labelscale-train-") as scratch:
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = _Trainer(
             work,
             train_loop_config=job,
             torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -131,17 +138,35 @@ def _fit(
         trainer.fit()
 
 
+class _AsManyAsAsked(FixedScalingPolicy):
+    """A fixed number of workers, of which the autoscaler is told by their placement group alone.
+
+    Ray Train would also have it keep as many nodes as the workers fill, whoever fills them: beside a gang as many idle
+    nodes stayed. And this second request is never withdrawn if the actor that sends it is lost.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Request nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Request nothing again."""
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        policy = _AsManyAsAsked(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**{**arguments, "scaling_policy": policy})  # type: ignore[misc]
+
+
 def _is(error: ray.train.TrainingFailedError, kind: type[Exception]) -> bool:
     """Whether the controller failed by an error of this kind."""
     return isinstance(error, ray.train.ControllerError) and isinstance(error.controller_failure, kind)
 
 
-def _lost_a_node(error: ray.train.TrainingFailedError, dead_before: set[str], ours: set[str] | None) -> bool:
+def _lost_a_node(error: ray.train.TrainingFailedError, lost_before: set[str], ours: set[str] | None) -> bool:
     """Whether an attempt ended by the end of a node, announced or not; or before the trial's own code began to run, of
     which a worker that did not start says nothing."""
-    if isinstance(error, ray.train.PreemptionError) or _is(error, WorkerGroupStartupFailedError):
-        return True
-    return any_node_died(dead_before, ours)
+    return _is(error, WorkerGroupStartupFailedError) or any_node_lost(lost_before, ours)
 
 
 def _nodes_told(storage: Storage, note: tuple[str, ...]) -> set[str] | None:

@@ -24,9 +24,8 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[at
 from ray.exceptions import RayError
 
 from reports.storage import Storage
-from reports.stored import read_failures
 from study.cluster import ray_nodes
-from study.failures import note_death
+from study.failures import failed_in, note_death
 from study.progress import read_progress
 
 NOTICE_SECONDS = 5.0
@@ -49,15 +48,12 @@ def ended_before(storage: Storage, id: str, launched_at: str) -> bool:
     Ray Tune starts trials again whose process is gone. That is right where the node is gone too; a process that died
     alone (out of memory, say) would die again, and an error would come again.
     """
-    launch = datetime.fromisoformat(launched_at)
-    if storage.exists("checkpoints", id, "failure.json"):
-        failures, _ = read_failures(storage, [id])
-        if any(failure.failed_at >= launch for failure in failures):
-            return True
+    if storage.exists("checkpoints", id, "failure.json") and failed_in(storage, id, launched_at):
+        return True
     before = read_progress(storage, id)
     if before is None or before.launch != launched_at or node_died(before.node):
         return False
-    note_death(storage, id, launch)
+    note_death(storage, id, launched_at)
     return True
 
 
@@ -71,14 +67,19 @@ def node_died(node: str) -> bool:
     return _comes_true(lambda: node not in nodes(alive=True))
 
 
-def any_node_died(dead_before: set[str], ours: set[str] | None) -> bool:
-    """Whether one more of these nodes (None: of all of the cluster) is gone, which Ray may find out a little later."""
+def lost_nodes() -> set[str]:
+    """Ids of the cluster's nodes that have died, or that Ray knows will be taken away."""
+    return nodes(alive=False) | draining_nodes()
 
-    def gone() -> bool:
-        dead = nodes(alive=False) - dead_before
-        return bool(dead if ours is None else dead & ours)
 
-    return _comes_true(gone)
+def any_node_lost(lost_before: set[str], ours: set[str] | None) -> bool:
+    """Whether one more of these nodes (None: of all of the cluster) is lost, which Ray may find out a little later."""
+
+    def lost() -> bool:
+        more = lost_nodes() - lost_before
+        return bool(more if ours is None else more & ours)
+
+    return _comes_true(lost)
 
 
 def _comes_true(condition: Callable[[], bool]) -> bool:
@@ -98,8 +99,8 @@ def watching() -> Iterator[threading.Event]:
     """Watch for the end of this trial's nodes; the event is set when one of them will be taken away.
 
     To be entered by all ranks. Every worker asks the cloud about its own node and tells Ray, which then starts nothing
-    new there, and takes the end of the training for a preemption. (Ray Train's own `get_preemption_info` is a barrier
-    of all ranks in every step, and does not work in trials of one worker.)
+    new there, and `study.gang` takes the end of the training for that of the node. (Ray Train's own watcher is one more
+    process on some node for each gang, and does not work in trials of one worker.)
     """
     notice, over = threading.Event(), threading.Event()
     if not (here := this_node()):
@@ -139,7 +140,7 @@ def nodes_of_all_ranks() -> set[str]:
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that Ray knows will be taken away; as Ray Train itself asks for them."""
+    """Ids of the nodes that Ray knows will be taken away."""
     return set(state.get_draining_nodes())
 
 

@@ -87,7 +87,7 @@ def launch(
             storage = Storage(storage.root, CUT_OFF_SECONDS)  # from here on trials run, which an outage does not end
             if address is not None:
                 check_storage_is_shared(storage)
-            study, room = find_room(study, plan, display, may_grow=address is not None)
+            study, room = find_room(study, whole_plan(plan, images, evidence), display, may_grow=address is not None)
             throughput = throughput_here(study.execution, storage)  # it reads every record
             check_search_budgets(plan, images, throughput.seconds)
             if plan.exploring:
@@ -99,6 +99,14 @@ def launch(
         plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
+
+
+def whole_plan(plan: Plan, images: Images, evidence: StoredEvidence) -> Plan:
+    """A plan with all that may come to be run: an exploration may pick any cell of its grid."""
+    if not plan.exploring:
+        return plan
+    whole_grid = StoredEvidence(evidence.storage, evidence.done, whole_grid=True)
+    return make_plan(plan.study, images, evidence.done, whole_grid)
 
 
 @dataclass(frozen=True)
@@ -212,9 +220,11 @@ def run_study(
     run_schedule(Run(schedule, growth, images, throughput, budget, launched_at, room.grows), display)
     if budget is not None:
         display.say(budget.summary(schedule.missing()))
+    if growth.exploration is not None and growth.exploration.explorer.reason:
+        display.say(f"the exploration picks no more cells: {growth.exploration.explorer.reason}")
     for id, state in schedule.states.items():
         if state == "failed" and id not in failed:
-            note_death(storage, id, launched_at)
+            note_death(storage, id, launched_at.isoformat())
     return [id for id, state in schedule.states.items() if state == "skipped"]
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ from study.cluster import ROOT
 from study.plan import Plan, PlannedTrial
 
 REFRESH_SECONDS = 30.0
+RECORDS_A_SECOND = 20  # each report reads all records again: on average no more, so that big studies refresh rarely
 NICENESS = 10  # trainings come first
 
 
@@ -61,11 +63,13 @@ class Refresher:
         self.plan, self.storage, self.task = plan, storage, task
         self.process: subprocess.Popen[bytes] | None = None
         self.shown = len(plan.finished)
+        self.not_before = 0.0
 
     def refresh(self, ended: int, trials: dict[str, PlannedTrial]) -> None:
-        """Start a new report of the trials planned by now, unless none has ended since the last one, or that one is
-        not written yet."""
-        if ended == self.shown or (self.process is not None and self.process.poll() is None):
+        """Start a new report of the trials planned by now, unless none has ended since the last one, or that one was
+        just begun or is not written yet."""
+        unchanged, too_early = ended == self.shown, time.monotonic() < self.not_before
+        if unchanged or too_early or (self.process is not None and self.process.poll() is None):
             return
         try:
             info = study_info(replace(self.plan, trials=trials))
@@ -86,7 +90,7 @@ class Refresher:
             os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
         except OSError:  # no memory for a process, say: the report is written at the end in any case
             return
-        self.shown = ended
+        self.shown, self.not_before = ended, time.monotonic() + ended / RECORDS_A_SECOND
 
     def stop(self) -> None:
         """End a report that is being written, so that the last one is not overwritten by an older one."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.storage import Storage
 from study.budget import Budget
-from study.cluster import git_state
+from study.cluster import git_state, keep_shared_actors_here, ray_nodes
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
@@ -52,6 +52,8 @@ def run_schedule(run: Run, display: Display) -> None:
 
     schedule, budget, storage, launch = run.schedule, run.budget, run.storage, run.launched_at.isoformat()
 
+    if run.grows:
+        keep_shared_actors_here()
     with (
         tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
         following(Storage(storage.root), lambda: running(schedule)) as follower,
@@ -59,13 +61,14 @@ def run_schedule(run: Run, display: Display) -> None:
         refreshing(run.growth.plan, storage) as report,
     ):
 
-        def has_begun(id: str) -> bool:
-            progress = follower.known.get(id)
-            return progress is not None and progress.launch == launch
+        def note_training(budget: Budget) -> None:
+            known, living = follower.known, {node["NodeID"] for node in ray_nodes(alive=True)}
+            training = {id for id, one in known.items() if one.launch == launch and one.node in living}
+            budget.note_training(lambda id: id in training)
 
         callbacks: list[tune.Callback] = []
         if budget is not None:
-            callbacks.append(OnStep(lambda: budget.note_begun(has_begun), PLAIN_SECONDS))
+            callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
         callbacks += [callback, OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)]
         _tuner(run, callbacks, scratch).fit()
 

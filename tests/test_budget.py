@@ -44,7 +44,7 @@ class Run:
         while (found := self.schedule.next()) != "end":
             if isinstance(found, PlannedTrial):
                 self.budget.started(found)
-                self.budget.note_begun(lambda id: True)
+                self.budget.note_training(lambda id: True)
                 self.started.append(found.id)
                 running.append((self.now + takes(found) / found.workers, found))
                 continue
@@ -147,11 +147,33 @@ def test_waiting_for_a_node_costs_nothing() -> None:
         budget.started(trial)
     now[0] = 5.0
     assert budget.spent_hours == 0 and not budget.affordable()(third), "two of four hours are promised, not two of ten"
-    budget.note_begun(lambda id: id == first.id)
+    budget.note_training(lambda id: id == first.id)
     now[0] = 6.0
     assert budget.spent_hours == 2, "two workers for an hour"
     budget.ended(second.id, None)
     assert budget.spent_hours == 2 and budget.affordable()(third)
+
+
+def test_waiting_for_another_node_costs_nothing() -> None:
+    now = [0.0]
+    budget = Budget(10, {}, Expectation(lambda trial: HOUR), lambda: now[0] * HOUR)
+    trial, *others = a_plan().trials.values()
+    budget.started(trial)
+    for at, trains, spent in [
+        (0.0, True, 0),
+        (0.5, True, 0.5),
+        (0.5, False, 0.5),
+        (24.0, False, 0.5),
+        (24.5, True, 0.5),
+    ]:
+        now[0] = at
+        budget.note_training(lambda id, trains=trains: trains)  # type: ignore[misc]
+        assert budget.spent_hours == spent
+    assert all(map(budget.affordable(), others))
+    now[0] = 25.0
+    assert budget.spent_hours == 1
+    budget.ended(trial.id, 1.25 * HOUR)
+    assert budget.spent_hours == 1
 
 
 def test_of_each_architecture_one_trial_of_unknown_time_is_started() -> None:

@@ -106,6 +106,14 @@ def test_what_no_node_type_can_ever_run_is_refused_with_the_node_types() -> None
         slots([ON_ONE], NONE, may_grow=False, workers=2)
 
 
+def test_head_too_small_to_drive_a_trial_of_several_workers_is_refused() -> None:
+    small, big = ({**ON_HEAD, "memory": gibibytes * 2**30} for gibibytes in (1.0, 2.0))
+    with pytest.raises(ValueError, match=r"needs 1.5 GiB on the cluster's head, .* there is 1 GiB"):
+        slots([small, ON_ONE], NONE, workers=2)
+    assert slots([big, ON_ONE], NONE, workers=2) == 3 + 1
+    assert slots([small, ON_ONE], NONE, workers=1) == 3 + 1, "one worker needs nothing on the head"
+
+
 @pytest.mark.parametrize(
     ("nodes", "worker"),
     [

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import boto3
 import botocore.session
 import botocore.validate
 import pytest
@@ -224,11 +227,18 @@ def test_only_marked_lines_have_to_be_filled_in(filled: dict[str, Any]) -> None:
     assert changed == {"metadata", "auth", "available_node_types"}  # the last by reference
 
 
+def make_bucket(name: str, region: str) -> None:
+    s3 = boto3.Session(region_name=region).client("s3")
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
+
+
 def test_ssh_goes_through_the_region_of_the_cluster_whatever_the_laptops_is(
     account: Account, file: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "cluster.yaml"
-    moved.write_text(file.read_text(encoding="utf-8").replace(f"&region {REGION}", "&region eu-north-1"))
+    make_bucket("northern", "eu-north-1")
+    text = file.read_text(encoding="utf-8").replace("my-studies", "northern")
+    moved.write_text(text.replace(f"&region {REGION}", "&region eu-north-1"))
     account_setup.prepare(moved, account.session)
     for path, region in ((file, REGION), (moved, "eu-north-1")):
         command = yaml.safe_load(path.read_text(encoding="utf-8"))["auth"]["ssh_proxy_command"].split()
@@ -257,6 +267,19 @@ def test_preparing_an_account_again_changes_nothing(account: Account, file: Path
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7} and "Expiration" not in rule
 
 
+def test_bucket_of_ones_own_is_kept_and_looked_at(account: Account, file: Path, tmp_path: Path) -> None:
+    make_bucket("own", REGION)
+    make_bucket("far-away", "eu-west-1")
+    text, own = file.read_text(encoding="utf-8"), tmp_path / "cluster.yaml"
+    own.write_text(text.replace("my-studies", "own"))
+    said = "\n".join(account_setup.prepare(own, account.session))
+    assert "the bucket own keeps what was uploaded of checkpoints" in said and "7 days" in said
+    assert "keeps what was uploaded" not in "\n".join(account_setup.prepare(file, account.session))
+    own.write_text(text.replace("my-studies", "far-away"))
+    with pytest.raises(ValueError, match="far-away is in eu-west-1, the cluster in us-west-2"):
+        account_setup.prepare(own, account.session)
+
+
 def test_policy_for_those_who_start_the_cluster_is_what_is_shipped_however_often_it_was_changed(
     account: Account, file: Path
 ) -> None:
@@ -268,6 +291,26 @@ def test_policy_for_those_who_start_the_cluster_is_what_is_shipped_however_often
     stored = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
     values = yaml.safe_load(file.read_text(encoding="utf-8"))["metadata"]
     assert stored == account_setup.policy("laptop", values, "123456789012")
+
+
+@pytest.mark.parametrize(("answers", "minutes"), [("1" * 15, 15), ("0" * 40 + "1" * 15, 55), ("01110" + "1" * 15, 20)])
+def test_node_without_ray_goes_after_a_quarter_of_an_hour(tmp_path: Path, answers: str, minutes: int) -> None:
+    """`answers`: what `pgrep` says of each minute, 0 that Ray runs. The test's minutes take no time."""
+    for name, script in {
+        "sleep": "echo $1 >> slept",
+        "pgrep": '[ "$*" = "-x raylet" ] && code=$(head -c 1 answers) && sed -i "s/^.//" answers && exit $code',
+        "sudo": "echo $* >> ended",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "answers").write_text(answers)
+    command = SHIPPED["worker_start_ray_commands"][-1].replace("/tmp/without-ray", str(tmp_path / "lock"))
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=True)
+    while not (tmp_path / "ended").exists():
+        time.sleep(0.01)
+    assert (tmp_path / "ended").read_text() == "shutdown -h now\n"
+    assert (tmp_path / "slept").read_text() == "60\n" * minutes
 
 
 def test_a_public_subnet_is_said_to_be_none_for_eight_gpus(account: Account, file: Path) -> None:

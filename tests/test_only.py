@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +191,7 @@ def test_dry_run_leaves_failed_trials_alone_unless_told_to_retry(
 def test_dry_run_goes_on_with_what_was_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, storage = study_file(tmp_path), Storage(str(tmp_path / "runs"))
     ids = {spec.stage: id for id, spec in expand(load_study(file)).specs.items()}
-    note_death(storage, ids["pretrain"], datetime.now(UTC))
+    note_death(storage, ids["pretrain"], "2026-01-01T00:00:00+00:00")
     assert len(dry_run(capsys, file)) == 5
 
 

@@ -299,6 +299,7 @@ def lose(how: str, node: str) -> None:
         kill_node(node)
     else:
         Metadata.deadline, Metadata.ending = time.time() + NOTICE_AHEAD, node
+        threading.Timer(NOTICE_AHEAD, kill_node, [node]).start()
 
 
 if __name__ == "__main__":
