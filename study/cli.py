@@ -22,7 +22,7 @@ from study.images import find_images
 from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
 from study.plan import Plan, PlannedTrial, make_plan, training_rows
-from study.progress import read_progress
+from study.running import read_progresses
 from study.schedule import Schedule
 from trainables.spec import STAGES
 
@@ -208,9 +208,9 @@ def status(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
     made = current_plan(study, storage)
-    begun = made.missing().keys() & set(storage.list("checkpoints"))
-    progress = {id: read_progress(storage, id) for id in made.missing() if id in begun}
-    running = {id: known.share for id, known in progress.items() if known is not None and known.fresh}
+    begun = set(storage.list("checkpoints"))
+    progress = read_progresses(storage, (id for id in made.missing() if id in begun))
+    running = {id: known.share for id, known in progress.items() if known.fresh}
     failures, _ = read_failures(storage, made.missing().keys() - running)
     failed = {failure.id: failure for failure in failures}
     table: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
