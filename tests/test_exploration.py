@@ -11,9 +11,10 @@ from reports.storage import Storage
 from reports.stored import read_records, record_ids
 from simulated import SECONDS, CutError, Simulated, simulate
 from studies import tiny, tiny_study
-from study.config import Study
+from study.capacity import NodeTypes, worker_slots
+from study.config import Execution, Study
 from study.evidence import StoredEvidence
-from study.launch import check_search_budgets
+from study.launch import check_search_budgets, finished_plan, whole_plan
 from study.plan import ExpectedImages, make_plan
 from study.trial import TrialSpec
 
@@ -133,3 +134,15 @@ def test_a_search_whose_hours_pay_for_no_sample_is_refused() -> None:
     check_search_budgets(plan, images, lambda trial: 20.0)  # five folds of 20 s are 0.028 hours
     with pytest.raises(ValueError, match=r"pay for no sample, one takes about 0.056 \(5 trainings\)"):
         check_search_budgets(plan, images, lambda trial: 40.0)
+
+
+def test_workers_of_any_cell_count_before_one_is_picked(tmp_path: Path) -> None:
+    wide = Execution(workers={"default": 1, "r10w0.125": 4}, per_worker={"CPU": 1.0})
+    study = explored(20).model_copy(update={"execution": wide})
+    images, evidence = ExpectedImages.of(study), StoredEvidence(Storage(str(tmp_path)), ())
+    plan = finished_plan(study, images, evidence)
+    assert plan.exploring and not plan.expected()
+    whole, nobody = whole_plan(plan, images, evidence), NodeTypes((), 0)
+    assert worker_slots(whole, wide, [{"CPU": 4.0}], nobody, may_grow=False) == 4
+    with pytest.raises(ValueError, match=r"r10w0\.125.* asks for 4 workers"):
+        worker_slots(whole, wide, [{"CPU": 3.0}], nobody, may_grow=False)

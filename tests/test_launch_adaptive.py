@@ -170,21 +170,8 @@ def test_exploration_is_calibrated_launched_and_over(shards: str, tmp_path: Path
     more: dict[str, Any] = {"explore": {"budget_device_hours": 1}, "dev": {"few_labels": 0}}
     file, storage = tmp_path / "study.yaml", Storage(str(tmp_path / "runs"))
     file.write_text(yaml.safe_dump(tiny(stages=stages, grid=grid, data=sharded(shards), **more)))
-    blind = run("launch", file, "--storage", storage.root, check=False)
-    assert blind.returncode == 2 and "plan STUDY.yaml --calibrate" in blind.stderr
     run("plan", file, "--storage", storage.root, "--calibrate")
     printed = run("launch", file, "--storage", storage.root).stdout
     assert "the exploration picks no more cells: all 2 cells were started\n" in printed
     assert len(records_of(storage, dev=False)) == 4 and len(records_of(storage, dev=True)) == 2
-    assert run("launch", file, "--storage", storage.root).stdout.startswith("report: ")
-
-
-def test_exploration_whose_cells_need_more_workers_than_there_can_be_is_refused(shards: str, tmp_path: Path) -> None:
-    stages: dict[str, Any] = {name: tiny()["stages"][name] for name in ("pretrain", "finetune")}
-    grid = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.5]}
-    execution = {"workers": {"default": 1, "r10w0.125": 4}, "per_worker": {"CPU": 100}}
-    more: dict[str, Any] = {"explore": {"budget_device_hours": 1}, "dev": {"few_labels": 0}, "execution": execution}
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(tiny(stages=stages, grid=grid, data=sharded(shards), **more)))
-    refused = run("launch", file, "--storage", tmp_path / "runs", check=False)
-    assert refused.returncode == 2 and "asks for 4 workers" in refused.stderr and "r10w0.125" in refused.stderr
+    assert run("status", file, "--storage", storage.root).returncode == 0
