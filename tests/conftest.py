@@ -1,16 +1,21 @@
-"""Shards and pretrained models that several test modules read, made once.
+"""Shards, pretrained models and an object store that several test modules use, made once.
 
 Imports are within the fixtures: tests of plans and reports do without torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 
 from reports.tables import trials
+
+if TYPE_CHECKING:
+    from object_store import ObjectStore
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +51,20 @@ def ablations() -> pd.DataFrame:
     from drawn import ABLATIONS
 
     return trials(ABLATIONS)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    """An object store with the buckets of all tests of a module."""
+    from object_store import running_store
+
+    with running_store() as running:
+        yield running
+
+
+@pytest.fixture
+def store(server: ObjectStore) -> Iterator[ObjectStore]:
+    """The module's object store, without the requests and the fault of the test before."""
+    server.requests.clear()
+    yield server
+    server.fault = None

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 from PIL import Image
 
 from datasets.manifest import read_manifest
-from object_store import ObjectStore, running_store
+from object_store import ObjectStore
 from studies import tiny
 from study.cli import main
 from study.load import load_study, study_text
@@ -24,12 +23,6 @@ from study.parcel import STUDY_FILE, job_variables, write_tree
 
 PRESETS = sorted((Path(__file__).resolve().parents[1] / "study" / "presets").glob("*.yaml"))
 NOT_UP = "--cluster nowhere.yaml: there is no such file"
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with running_store() as running:
-        yield running
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from object_store import ObjectStore, running_store
+from object_store import ObjectStore
 from reports.storage import Storage
 from studies import tiny
 from study.lease import lease
@@ -31,12 +30,6 @@ with lease(Storage(sys.argv[1]), "first", print, heartbeat_seconds=0.3, **second
     print("held", flush=True)
     time.sleep(120)
 """
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with running_store() as running:
-        yield running
 
 
 @pytest.fixture(params=["folder", "object store"])

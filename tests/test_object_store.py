@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 
 import synthetic
 import trials
-from object_store import ObjectStore, policies_enforced, running_store
+from object_store import ObjectStore, policies_enforced
 from reports.storage import Storage
 from reports.stored import read_record, read_records, record_ids, write_record
 from studies import tiny
@@ -27,19 +27,6 @@ from trainables.stages import run_stage
 
 pytestmark = pytest.mark.timeout(240)
 PART = 10 * 2**20  # from this size on an upload has several parts
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
-    with running_store() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: ObjectStore) -> Iterator[ObjectStore]:
-    server.requests.clear()
-    yield server
-    server.fault = None
 
 
 def test_record_is_one_put_and_read_back_as_written(store: ObjectStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import datasets.filesystem
 import reports.storage
 import synthetic
 import trials
-from object_store import Fault, ObjectStore, running_store
+from object_store import Fault, ObjectStore
 from reports.storage import Storage, StorageError
 from reports.stored import read_failures, read_records, write_record
 from studies import tiny
@@ -28,18 +28,6 @@ from trainables.context import Context
 from trainables.stages import run_stage
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
-    with running_store() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: ObjectStore) -> Iterator[ObjectStore]:
-    yield server
-    server.fault = None
 
 
 @pytest.fixture

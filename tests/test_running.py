@@ -7,19 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-import pytest
-
-from object_store import ObjectStore, running_store
+from object_store import ObjectStore
 from reports.storage import Storage
 from study.display import OnStep
 from study.progress import write_progress
 from study.running import following, read_progresses
-
-
-@pytest.fixture
-def store() -> Iterator[ObjectStore]:
-    with running_store() as store:
-        yield store
 
 
 def until() -> Iterator[None]:
