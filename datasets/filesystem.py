@@ -88,8 +88,8 @@ def _s3(bucket: str, endpoint: str) -> fs.FileSystem:
     )
 
 
-def patiently(filesystem: fs.FileSystem, request: Callable[[], T], seconds: float = OUTAGE_SECONDS) -> T:
-    """What a request to a file system returns, made again while an object store does not answer.
+def patiently(filesystem: fs.FileSystem, request: Callable[[], T]) -> T:
+    """What a request to a file system returns, made again while an object store does not answer, for `OUTAGE_SECONDS`.
 
     pyarrow raises a plain OSError where an object store does not answer or refuses; that there is no such file, say, is
     an answer, and a subclass of it.
@@ -101,7 +101,7 @@ def patiently(filesystem: fs.FileSystem, request: Callable[[], T], seconds: floa
         except OSError as error:
             final = type(error) is not OSError or any(word in str(error) for word in REFUSALS)
             now = time.monotonic()
-            given_up_at = now + seconds if given_up_at is None else given_up_at
+            given_up_at = now + OUTAGE_SECONDS if given_up_at is None else given_up_at
             if final or isinstance(filesystem, fs.LocalFileSystem) or now >= given_up_at:
                 raise
             logger.warning("an object store does not answer, and is asked again: %s", error)

@@ -31,7 +31,6 @@ them, the content is cut short; where it was deleted, the second request fails: 
 REPLACED_SECONDS = 5.0
 """That fails at once; a client gives up a store that does not answer after half a minute."""
 
-
 PAUSE_SECONDS = 5.0
 """A patient storage asks again after such a pause, beside those that the client makes."""
 

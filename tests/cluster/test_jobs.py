@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from object_store import ObjectStore, running_store
+from object_store import ObjectStore
 from reports.storage import Storage
 from reports.stored import read_records
 from studies import tiny
@@ -29,12 +29,6 @@ context = ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_d
 print("http://" + context.dashboard_url, flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with running_store() as running:
-        yield running
 
 
 def environment(**variables: str) -> dict[str, str]:
