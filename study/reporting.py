@@ -19,7 +19,6 @@ from reports.export import ImageError
 from reports.next_experiment import ReportedTrial
 from reports.page import build_page
 from reports.results import Results, StudyInfo
-from reports.serve import LivePage, make_server, serve, url
 from reports.settings import variant_of
 from reports.storage import Storage
 from study.cluster import ROOT
@@ -138,7 +137,10 @@ def write_reports(storage: Storage, results: Results, output: str | None, format
 
 def serve_report(state: Callable[[], Hashable], results: Callable[[], Results], port: int) -> int:
     """Serve a report on the loopback address until Ctrl-C, its page built again when `state` has changed."""
-    server = make_server(LivePage(state, lambda: build_page(results())), port)
-    print(f"serving {url(server)} until Ctrl-C", flush=True)
-    serve(server)
-    return 0
+    from reports.serve import LivePage, Server
+
+    server = Server(LivePage(state, lambda: build_page(results())), port)
+    print(f"serving {server.url} until Ctrl-C", flush=True)
+    server.serve()
+    sys.stdout.flush()
+    os._exit(0)  # a page that is being built, of a storage that does not answer, is not waited for
