@@ -21,7 +21,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import TaskUnschedulableError
 
-from datasets.filesystem import absolute, open_filesystem, patiently
+from datasets.filesystem import absolute, open_filesystem
+from datasets.object_store import patiently
 from datasets.schema import Manifest, Split
 from datasets.threads import ordered_map
 
@@ -127,7 +128,7 @@ def _read_bundle(bundle: Sequence[Slice]) -> pa.Table:
     tables: list[pa.Table] = []
     for uri, pieces in itertools.groupby(bundle, key=lambda piece: piece.group.uri):
         filesystem, path = open_filesystem(uri)
-        tables += patiently(filesystem, functools.partial(_read_pieces, filesystem, path, list(pieces)))
+        tables += patiently(filesystem, functools.partial(_read_pieces, filesystem, path, list(pieces)), uri)
     return pa.concat_tables(tables)
 
 

@@ -1,44 +1,31 @@
-"""Local paths and URIs behind one interface."""
+"""Local paths and URIs behind one interface; `object_store` has what is particular to object stores."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import os
-import time
-from collections.abc import Callable
+import uuid
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
-S3_ATTEMPTS = 8
-"""A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
-
-OUTAGE_SECONDS = 600.0
-"""A trial waits so long for an object store that does not answer, beyond its client's own attempts, which take 30 to 70
-seconds: longer than stores are away in most of their outages, and shorter than torch lets ranks wait for each other."""
-
-PAUSE_SECONDS = 5.0
-"""The pause before it asks again."""
-
-REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
-"""What an object store answers when asking again is of no use."""
-
-T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
+from datasets.object_store import s3_client, s3_endpoint
 
 
 def absolute(uri: str) -> str:
     """Return a URI as it is and a local path resolved: worker processes have other working directories.
 
-    Raises ValueError for an empty string.
+    Raises ValueError for an empty string, and for the home of a user whom nobody knows.
     """
-    if not uri:
-        raise ValueError("found an empty path; give a folder or a URI such as s3://bucket/folder")
-    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    if not uri.strip():
+        raise ValueError("found an empty path; expected a folder such as ./runs or a URL such as s3://bucket/runs")
+    if not is_local(uri):
+        return uri
+    try:
+        return str(Path(uri).expanduser().resolve())
+    except RuntimeError as error:  # ~nobody
+        raise ValueError(f"cannot use the path {uri!r}: {error}") from error
 
 
 def is_local(uri: str) -> bool:
@@ -53,15 +40,20 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """
     if is_local(uri):
         return fs.LocalFileSystem(), absolute(uri)
+    plain = uri.rstrip("/")
+    if plain.endswith(":"):
+        raise ValueError(f"the URL {uri!r} names no bucket or folder; expected one such as s3://bucket/runs")
     try:
-        if uri.startswith("s3://") and not set("?@") & set(uri):  # options in the URI are pyarrow's business
-            path = uri.removeprefix("s3://")
-            return _s3(path.partition("/")[0], _s3_endpoint()), path.rstrip("/")
-        return _from_uri(uri)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        if plain.startswith("s3://") and not set("?@") & set(plain):  # options in the URI are pyarrow's business
+            path = plain.removeprefix("s3://")
+            return s3_client(path.partition("/")[0], s3_endpoint()), path
+        filesystem, path = _from_uri(plain)
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"cannot open {uri!r}: {error}; expected a local path or a URI such as s3://bucket/folder"
+            f"cannot use the URL {uri!r}: {error}. Expected a local path, file:///..., s3://bucket/..., "
+            "gs://bucket/... or abfs://container@account..., and credentials for it"
         ) from error
+    return filesystem, path.rstrip("/")
 
 
 @functools.lru_cache(maxsize=16)
@@ -70,42 +62,27 @@ def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path
 
 
-def _s3_endpoint() -> str:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+def write_whole(filesystem: fs.FileSystem, path: str, content: bytes | memoryview) -> None:
+    """Write a file as a whole or not at all: no reader and no crash ever sees half of it.
 
-
-@functools.lru_cache(maxsize=16)
-def _s3(bucket: str, endpoint: str) -> fs.FileSystem:
-    """A client for one bucket; `from_uri` finds the bucket's region, but its client gives up at the first 503."""
-    region = fs.FileSystem.from_uri(f"s3://{bucket}")[0].region
-    scheme, _, host = endpoint.rpartition("://")
-    return fs.S3FileSystem(
-        region=region,
-        scheme=scheme or "https",
-        endpoint_override=host or None,
-        allow_delayed_open=True,  # a small file is one request instead of the three of a multipart upload
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-    )
-
-
-def patiently(filesystem: fs.FileSystem, request: Callable[[], T]) -> T:
-    """What a request to a file system returns, made again while an object store does not answer, for `OUTAGE_SECONDS`.
-
-    pyarrow raises a plain OSError where an object store does not answer or refuses; that there is no such file, say, is
-    an answer, and a subclass of it.
+    On a local disk the bytes go to a hidden name in the same folder, which is made where it is missing, to the disk,
+    and are then moved; on an object store a put is atomic by itself.
     """
-    given_up_at: float | None = None
-    while True:
-        try:
-            return request()
-        except OSError as error:
-            final = type(error) is not OSError or any(word in str(error) for word in REFUSALS)
-            now = time.monotonic()
-            given_up_at = now + OUTAGE_SECONDS if given_up_at is None else given_up_at
-            if final or isinstance(filesystem, fs.LocalFileSystem) or now >= given_up_at:
-                raise
-            logger.warning("an object store does not answer, and is asked again: %s", error)
-            time.sleep(PAUSE_SECONDS)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with filesystem.open_output_stream(path, compression=None) as stream:
+            stream.write(content)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # otherwise a power cut may leave the new name on an empty file
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)  # on a full disk, half a file would stay
 
 
 def list_files(uri: str, *, recursive: bool) -> tuple[dict[str, int], list[str]]:

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from datasets.object_store import StorageError
 from reports.records import Failure, Problem, Record
-from reports.storage import Storage, StorageError
+from reports.storage import Storage
 
 THREADS = 16  # a storage far away answers slowly, but many at once
 FEW = 4 * THREADS

@@ -17,8 +17,8 @@ import torch
 from pydantic import Field, JsonValue
 from ray import tune
 
-from datasets.filesystem import OUTAGE_SECONDS
 from datasets.manifest import read_manifest
+from datasets.object_store import OUTAGE_SECONDS
 from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.records import Record

@@ -7,8 +7,9 @@ import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from datasets.object_store import StorageError
 from reports.records import Failure
-from reports.storage import Storage, StorageError
+from reports.storage import Storage
 from reports.stored import read_failures, write_failure
 
 PROCESS_DIED = "ProcessDied"
@@ -19,7 +20,10 @@ class NoNodesError(RuntimeError):
     """A trial's workers got no nodes, or lost them too often: this is the cluster's failure, not the trial's."""
 
 
-TRIED_AGAIN = (PROCESS_DIED, NoNodesError.__name__, StorageError.__name__, "OSError", "RayTaskError(OSError)")
+TRIED_AGAIN = (
+    *(PROCESS_DIED, NoNodesError.__name__),
+    *(StorageError.__name__, "OSError", "RayTaskError(StorageError)", "RayTaskError(OSError)"),
+)
 """Errors after which a later launch goes on where the trial was. A plain OSError is what pyarrow raises where an object
 store does not answer, and Python where a disk is full or broken, also through Ray Data; what a trial itself does wrong
 with files has names of its own, such as FileNotFoundError."""

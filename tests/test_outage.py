@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-import datasets.filesystem
-import reports.storage
+import datasets.object_store
 import synthetic
 import trials
+from datasets.object_store import StorageError
 from object_store import Fault, ObjectStore
-from reports.storage import Storage, StorageError
+from reports.storage import Storage
 from reports.stored import read_failures, read_records, write_record
 from studies import tiny
 from study.failures import note_error
@@ -33,9 +33,8 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that try once instead of for half a minute, and short pauses."""
-    for module in (reports.storage, datasets.filesystem):
-        monkeypatch.setattr(module, "S3_ATTEMPTS", 1)
-        monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(datasets.object_store, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(datasets.object_store, "PAUSE_SECONDS", 0.01)
 
 
 def first(number: int, answer: str, *words: str) -> Fault:
@@ -163,9 +162,9 @@ def test_trial_that_the_storage_failed_goes_on_at_the_next_launch(
 
 HASTY = """
 import sys
-import reports.storage
+import datasets.object_store
 from study.cli import main
-reports.storage.S3_ATTEMPTS, reports.storage.PAUSE_SECONDS = 1, 0.1
+datasets.object_store.S3_ATTEMPTS, datasets.object_store.PAUSE_SECONDS = 1, 0.1
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -261,11 +259,3 @@ def test_check_writable(tmp_path: Path) -> None:
 def test_unknown_storage(uri: str) -> None:
     with pytest.raises(ValueError, match="storage"):
         Storage(uri)
-
-
-def test_reports_need_neither_torch_nor_ray() -> None:
-    unwanted = {"torch", "ray", "study", "trainables", "datasets"}
-    code = f"import sys, reports.build; print(sorted({unwanted!r} & set(sys.modules)))"
-    root = Path(__file__).parents[1]
-    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import io
 import logging
-import os
 import pickle
-import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 import torch
 
-from datasets.filesystem import open_filesystem, patiently
+from datasets.filesystem import open_filesystem, write_whole
+from datasets.object_store import patiently
 
 State = dict[str, Any]
 
@@ -25,8 +23,7 @@ logger = logging.getLogger(__name__)
 def save_state(uri: str, state: State) -> None:
     """Write tensors, numbers, strings, lists and dictionaries to `uri`; a reader sees the old file or the new one.
 
-    Local files are written under another name, to the disk, and renamed; object stores replace a whole object at once.
-    One that does not answer is waited for (`OUTAGE_SECONDS`), then this raises OSError, as on a full disk.
+    An object store that does not answer is waited for (`OUTAGE_SECONDS`), then this raises OSError, as on a full disk.
     """
     _write(uri, _serialized(state))
 
@@ -70,25 +67,7 @@ def _serialized(state: State) -> io.BytesIO:
 
 def _write(uri: str, content: io.BytesIO) -> None:
     filesystem, path = open_filesystem(uri)
-    if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-
-        def put() -> None:
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(content.getbuffer())
-
-        patiently(filesystem, put)
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())  # otherwise a power cut may leave the new name on an empty file
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)  # on a full disk, half a checkpoint would stay
+    patiently(filesystem, lambda: write_whole(filesystem, path, content.getbuffer()), uri)
 
 
 def load_state(uri: str) -> State | None:
@@ -106,7 +85,7 @@ def load_state(uri: str) -> State | None:
             content: bytes = stream.read()
         return content
 
-    content = patiently(filesystem, get)
+    content = patiently(filesystem, get, uri)
     if content is None:
         return None
     try:
@@ -123,6 +102,6 @@ def delete_states(folder: str, *prefixes: str) -> None:
     """Delete the files of a folder whose names begin in one of these ways."""
     filesystem, path = open_filesystem(folder)
     selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
-    for info in patiently(filesystem, lambda: filesystem.get_file_info(selector)):
-        if info.base_name.startswith(prefixes):
-            patiently(filesystem, functools.partial(filesystem.delete_file, info.path))
+    for info in patiently(filesystem, lambda: filesystem.get_file_info(selector), folder):
+        if info.base_name.removeprefix(".").startswith(prefixes):  # hidden: a write that was cut off
+            patiently(filesystem, functools.partial(filesystem.delete_file, info.path), folder)

@@ -1,0 +1,103 @@
+"""How an object store is asked: one client for a bucket, and the patience with a store that does not answer."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pyarrow import fs
+
+S3_ATTEMPTS = 8
+"""A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
+
+OUTAGE_SECONDS = 600.0
+"""A trial waits so long for an object store that does not answer, beyond its client's own attempts, which take 30 to 70
+seconds: longer than stores are away in most of their outages, and shorter than torch lets ranks wait for each other."""
+
+PAUSE_SECONDS = 5.0
+"""The pause before it asks again."""
+
+REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+"""What an object store answers when asking again is of no use."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class StorageError(OSError):
+    """An object store does not answer, or refuses; it says nothing of the file that was asked for."""
+
+
+def s3_endpoint() -> str:
+    """The URL of a server other than Amazon's that speaks S3, from the environment; empty without one."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+@functools.lru_cache(maxsize=16)
+def s3_client(bucket: str, endpoint: str) -> fs.FileSystem:
+    """A client for one bucket, made once in a process.
+
+    The client that pyarrow makes of a URL gives up at the first 503; it only tells the bucket's region here.
+    """
+    region = fs.FileSystem.from_uri(f"s3://{bucket}")[0].region
+    scheme, _, host = endpoint.rpartition("://")
+    return fs.S3FileSystem(
+        region=region,
+        scheme=scheme or "https",
+        endpoint_override=host or None,
+        allow_delayed_open=True,  # a small file is one atomic put instead of a multipart upload's three requests
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+    )
+
+
+def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, patience: float | None = None) -> T:
+    """What a request to a file system returns, made again while an object store does not answer.
+
+    `uri` is named in messages. `patience` (default: `OUTAGE_SECONDS`) are the seconds from the first request that the
+    client has given up, which takes 30 to 70 seconds by itself. Raises StorageError where the store refuses or does
+    not answer for that long. Errors of a local disk, and answers of a store such as that there is no such file, are
+    raised as they are: pyarrow has subclasses of OSError for answers, and OSError itself for everything else.
+    """
+    asked_at = time.monotonic()
+    given_up_at: float | None = None
+    while True:
+        try:
+            return request()
+        except OSError as error:
+            if isinstance(filesystem, fs.LocalFileSystem) or type(error) is not OSError:
+                raise
+            if any(word in str(error) for word in REFUSALS):
+                raise StorageError(f"the storage {uri} refuses: {explained(error)}") from error
+            now = time.monotonic()
+            if given_up_at is None:
+                given_up_at = now + (OUTAGE_SECONDS if patience is None else patience)
+            if now >= given_up_at:
+                raise StorageError(
+                    f"the storage {uri} has not answered for {now - asked_at:.0f} s; nothing that it holds is lost by "
+                    f"that, so try again when it does ({error})"
+                ) from error
+            logger.warning("%s does not answer, and is asked again: %s", uri, error)
+            time.sleep(PAUSE_SECONDS)
+
+
+def explained(error: Exception) -> str:
+    """An error of a storage with what to do about it."""
+    cause = error.__cause__ or error
+    for word, remedy in (
+        ("NO_SUCH_BUCKET", "there is no such bucket; create it, or correct its name"),
+        ("ACCESS_DENIED", "these credentials lack a right that a study needs: list, get, put and delete objects"),
+        ("NETWORK_CONNECTION", "the server cannot be reached; check the region, AWS_ENDPOINT_URL and the network"),
+    ):
+        if word in str(cause):
+            return f"{remedy} ({cause})"
+    if isinstance(error, StorageError):
+        return f"it does not answer now; try again when it does ({cause})"
+    return (
+        f"{error}. Expected a folder or URL that this user may write to; choose another storage, or check its "
+        "permissions, free space and credentials"
+    )
