@@ -18,7 +18,8 @@ from typing import Any
 
 import boto3
 import botocore.exceptions
-import yaml
+
+from reports.plain_yaml import parse_yaml
 
 NAME = "labelscale"
 """Of the cluster, the security group and the placement group; the roles are `labelscale-head` and `-worker`."""
@@ -65,11 +66,11 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     """Make what the account lacks and fill in the file; returns what to tell the user.
 
     Raises:
-        ValueError: the bucket is not filled in, the region has no default subnet, or a security group of that name
-            lets others in.
+        ValueError: the file cannot be read, the bucket is not filled in, the region has no default subnet, or a
+            security group of that name lets others in.
     """
     text = file.read_text(encoding="utf-8")
-    values = dict(yaml.safe_load(text)["metadata"])
+    values = _metadata(text, file)
     if FILL_IN in values["bucket"]:
         raise ValueError(f"{file}: write the name of your bucket into metadata.bucket (it still says {FILL_IN})")
     session = session or boto3.Session(region_name=values["region"])
@@ -81,7 +82,7 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     ):
         if FILL_IN in values[name]:
             values[name] = find()
-            text = text.replace(yaml.safe_load(text)["metadata"][name], values[name])
+            text = text.replace(_metadata(text, file)[name], values[name])
     text = REGION_OPTION.sub(f"--region {values['region']}", text)
     file.write_text(text, encoding="utf-8")
     check_security_group(ec2, values["security_group"])
@@ -95,6 +96,16 @@ def prepare(file: Path, session: boto3.Session | None = None) -> list[str]:
     filled = [f"{name}: {values[name]}" for name in ("region", "bucket", "subnet", "security_group", "image")]
     laptop = f"the policy {NAME}-laptop is all that others need who start this cluster; attach it to them"
     return [*filled, *limits_of_subnet(ec2, values["subnet"]), *of_bucket, laptop, f"{file} is ready: ray up {file}"]
+
+
+def _metadata(text: str, file: Path) -> dict[str, str]:
+    """What the file names: region, bucket and what else stands under `metadata`."""
+    content = parse_yaml(text, str(file))
+    found = content.get("metadata") if isinstance(content, dict) else None
+    names = ("region", "bucket", "subnet", "security_group", "image")
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
+        raise ValueError(f"{file}: expected `metadata` with the texts {', '.join(names)}, as in cluster.yaml")
+    return dict(found)
 
 
 def policy(name: str, values: dict[str, str], account: str) -> dict[str, Any]:

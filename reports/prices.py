@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from reports.plain_yaml import read_yaml_file
 from reports.records import Part, Record, Resources
 
 DEFAULT = Path(__file__).parent / "prices.yaml"
 
-Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Month = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")]
 
 
@@ -47,7 +47,7 @@ class NodePrice(Part):
     """
 
     type: str
-    devices: Annotated[int, Field(ge=1)]
+    devices: Annotated[int, Field(ge=1, le=1_000_000)]
     device: str
     per_hour: Price
     date: Month
@@ -113,12 +113,11 @@ def read_prices(path: str | Path = DEFAULT) -> Prices:
     Raises ValueError when the file is missing or not a price table.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)  # dates stay text
+        content = read_yaml_file(path)
+    except ValueError as error:
+        raise ValueError(f"no price table: {error}; expected a file like {DEFAULT}") from None
+    try:
         return Prices.model_validate(content)
-    except OSError as error:
-        raise ValueError(f"no price table at {path} ({error.strerror}); expected a file like {DEFAULT}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not a price table, not even YAML: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from reports.plain_scalar import shown
+from reports.plain_yaml import read_yaml_file
 from study.cluster import ray_nodes
 from study.config import Execution
 from study.hardware import how_often
@@ -23,6 +23,8 @@ PRICE_LABEL = "labelscale/price"
 
 HEAD = "node:__internal_head__"
 """Ray's own resource of a head node."""
+
+MOST_AMOUNT = 10**18  # of a resource, such as bytes of memory
 
 DRIVER_BYTES = 1.5 * 2**30
 """Of the head's memory, what driving one trial of several workers books: its process, Ray Train's controller and three
@@ -51,8 +53,13 @@ class NodeTypes:
 
     def room_for_workers(self, per_worker: dict[str, float]) -> int:
         """How many workers there may be on such nodes at once."""
-        nodes = [workers_that_fit(one.resources, per_worker) for one in self.types for _ in range(one.max_nodes)]
-        return sum(sorted(nodes, reverse=True)[: self.max_nodes])
+        workers, nodes = 0, self.max_nodes
+        for fitting, count in sorted(
+            ((workers_that_fit(one.resources, per_worker), one.max_nodes) for one in self.types), reverse=True
+        ):
+            workers += fitting * min(count, nodes)
+            nodes -= min(count, nodes)
+        return workers
 
 
 def workers_that_fit(resources: dict[str, float], per_worker: dict[str, float]) -> int:
@@ -96,21 +103,40 @@ def node_types(say: Callable[[str], object], root: Path = Path("/")) -> NodeType
             if argument.startswith(CONFIG_ARGUMENT):
                 path = Path(argument.removeprefix(CONFIG_ARGUMENT)).expanduser()
                 if path.is_file():
-                    return parse_node_types(yaml.safe_load(path.read_text()))
+                    return parse_node_types(read_yaml_file(path))
     config = autoscaling_config(say, root)
     return None if config is None else parse_node_types(config)
 
 
-def parse_node_types(config: dict[str, Any]) -> NodeTypes:
-    """The node types of a cluster's YAML file, without the head's; none of an empty one."""
-    most, head = int(config.get("max_workers", 2)), config.get("head_node_type")
+def parse_node_types(config: Any) -> NodeTypes:
+    """The node types of a cluster's YAML file, without the head's; none of an empty one.
+
+    Raises:
+        ValueError: what should be a mapping or a number is none.
+    """
+    config = _mapping(config, "the cluster's file")
+    most, head = _number(config.get("max_workers", 2), "max_workers"), config.get("head_node_type")
     found = []
-    for name, node_type in (config.get("available_node_types") or {}).items():
-        resources = {key: float(amount) for key, amount in (node_type.get("resources") or {}).items()}
-        max_nodes = min(most, int(node_type.get("max_workers", most)))
+    for name, node_type in _mapping(config.get("available_node_types"), "available_node_types").items():
+        node_type = _mapping(node_type, f"available_node_types.{name}")
+        resources = _mapping(node_type.get("resources"), f"available_node_types.{name}.resources")
+        amounts = {key: _number(amount, f"{name}.resources.{key}") for key, amount in resources.items()}
+        max_nodes = int(min(most, _number(node_type.get("max_workers", most), f"{name}.max_workers")))
         if name != head and max_nodes > 0:
-            found.append(NodeType(name, resources, max_nodes))
-    return NodeTypes(tuple(found), most)
+            found.append(NodeType(name, amounts, max_nodes))
+    return NodeTypes(tuple(found), int(most))
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} is {shown(str(value))}, expected a mapping as in cluster.yaml")
+    return value or {}
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_AMOUNT:
+        raise ValueError(f"{name} is {shown(str(value))}, expected a number from 0 to {MOST_AMOUNT:,}")
+    return float(value)
 
 
 def worker_slots(

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import re
+import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from reports.plain_scalar import shown
+from reports.plain_yaml import MOST_BYTES, MOST_DEPTH, parse_yaml, read_yaml_file
 from study.check import check_grid
 from study.check_adaptive import check_adaptive
 from study.config import AXES_OF_STAGE, Study, explain_errors
 
-_NUMBER = re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, except that `1e-4` is a number, as everyone who writes a learning rate expects."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: the text "1e-4" is quoted."""
-
-
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+ROOT = Path(__file__).resolve().parents[1]
+MOST_BASES = 8
+MOST_SEEDS = 100_000
 
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
@@ -38,47 +29,52 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
     """
     raw = _read_study(path)
     for override in overrides or []:
-        try:
-            _apply_override(raw, override)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+        _apply_override(raw, override)
     return parse_study(raw, str(path))
 
 
 def study_text(path: str | Path) -> str:
-    """A study's YAML with its base in it, as one file that needs no other beside it; without overrides.
+    """A study with its base in it, as one file that needs no other beside it, without overrides: JSON, which is YAML.
 
     Raises:
         ValueError: no such file, or no valid YAML.
     """
-    text: str = yaml.dump(_read_study(path), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    return text
+    raw = _read_study(path)
+    text = json.dumps(raw, indent=1, ensure_ascii=False)
+    return text if len(text) < MOST_BYTES else json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
 
 
 def _read_study(path: str | Path) -> dict[str, Any]:
-    file = Path(path)
-    if not file.is_file():
-        presets = sorted(str(p.relative_to(Path.cwd())) for p in Path.cwd().glob("study/presets/*.yaml"))
-        near = difflib.get_close_matches(str(path), presets, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else f"; presets here: {', '.join(presets) or 'none'}"
-        raise ValueError(f"no study file {path}{hint}")
-    return _read_yaml(file)
+    if _exists(Path(path)):
+        return _read_mapping(Path(path))
+    presets = sorted(f"study/presets/{file.name}" for file in ROOT.glob("study/presets/*.yaml"))
+    near = difflib.get_close_matches(str(path)[-200:], presets, n=1, cutoff=0.4)
+    away = "" if Path.cwd() == ROOT else f" in {ROOT}, which is not the working directory {Path.cwd()}"
+    hint = f"did you mean {near[0]}{away}?" if near else f"presets{away}: {', '.join(presets)}"
+    raise ValueError(f"no study file {path}; {hint}")
 
 
-def _read_yaml(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML mapping; with a key `base`, on top of the file of that name in the same folder."""
-    if file in above:
-        raise ValueError(f"{above[0]}: its `base` leads back to {file}")
+def _exists(file: Path) -> bool:
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a readable YAML file: {error}") from error
+        return file.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _read_mapping(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML mapping; with a key `base`, on top of the file of that name in the same folder."""
+    if file.resolve() in above or len(above) > MOST_BASES:
+        raise ValueError(f"{above[0]}: its `base` leads back to {file}, or over more than {MOST_BASES} files")
+    raw = read_yaml_file(file)
     if not isinstance(raw, dict):
-        raise ValueError(f"{file} must hold a mapping with the keys {', '.join(Study.model_fields)}")
+        found = "is empty" if raw is None else f"holds {shown(str(raw))}"
+        raise ValueError(f"{file} {found}; it must hold a mapping with the keys {', '.join(Study.model_fields)}")
     if "base" not in raw:
         return raw
-    base = _read_yaml(file.parent / str(raw.pop("base")), (*above, file))
-    return _merged(base, raw)
+    base = raw.pop("base")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{file}: `base` is {shown(str(base))}, expected the name of a YAML file beside it")
+    return _merged(_read_mapping(file.parent / base, (*above, file.resolve())), raw)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -110,14 +106,15 @@ def with_seeds(study: Study, count: int) -> Study:
     """The study with at least `count` seeds in every grid: its own, and the smallest numbers that are not among them.
 
     Raises:
-        ValueError: fewer than one seed.
+        ValueError: fewer than one seed, or more than `MOST_SEEDS`.
     """
-    if count < 1:
-        raise ValueError(f"--seeds {count}: expected 1 or more")
+    if not 1 <= count <= MOST_SEEDS:
+        raise ValueError(f"--seeds {count}: expected 1 to {MOST_SEEDS:,}")
     grids = []
     for grid in study.grid:
         own = grid.values("seed")
-        more = [seed for seed in range(count + len(own)) if seed not in own][: max(0, count - len(own))]
+        known = set(own)
+        more = [seed for seed in range(count + len(own)) if seed not in known][: max(0, count - len(own))]
         grids.append(grid.model_copy(update={"axes": {**grid.axes, "seed": [*own, *more]}}))
     return study.model_copy(update={"grid": grids})
 
@@ -132,9 +129,10 @@ def _plain_grid(entry: Any) -> Any:
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
-    if not separator or not path:
-        raise ValueError(f"--set {override!r}: expected path=value, for example stages.pretrain.temperature=0.5")
     keys = path.split(".")
+    if not separator or not all(keys) or len(keys) > MOST_DEPTH:
+        raise ValueError(f"--set {shown(override)}: expected path=value, for example stages.pretrain.temperature=0.5")
+    where = f"--set {shown(path)[1:-1]}"
     if keys[0] in AXES_OF_STAGE:  # pretrain.temperature is short for stages.pretrain.temperature
         keys = ["stages", *keys]
     node: Any = raw
@@ -143,14 +141,14 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         if keys[:depth] == ["grid"] and isinstance(node, list):
             for entry in node:  # an axis set on every grid of the study
                 if not isinstance(entry, dict):
-                    raise ValueError(f"`grid` has the entry {entry!r}, expected a mapping of axes to values")
-                entry[dotted] = yaml.load(text, _Loader)
+                    raise ValueError(f"`grid` has the entry {shown(str(entry))}, expected a mapping of axes to values")
+                entry[dotted] = parse_yaml(text, where)
             return
         if keys[:depth] == ["grid"] or depth == len(keys) - 1:
-            node[dotted] = yaml.load(text, _Loader)
+            node[dotted] = parse_yaml(text, where)
             return
         if not isinstance(node.get(key), dict | list):
             node[key] = {}
         node = node[key]
         if isinstance(node, list) and keys[: depth + 1] != ["grid"]:
-            raise ValueError(f"--set {override!r}: `{'.'.join(keys[: depth + 1])}` is a list; set it whole")
+            raise ValueError(f"{where}: `{'.'.join(keys[: depth + 1])}` is a list; set it whole")

@@ -104,7 +104,7 @@ def test_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must hold a mapping"):
         load_study(path)
     path.write_text("a: [")
-    with pytest.raises(ValueError, match="not a readable YAML"):
+    with pytest.raises(ValueError, match="line 2, column 1: this is not YAML"):
         load_study(path)
 
 
