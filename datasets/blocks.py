@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from ray.data import DataContext, Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import TaskUnschedulableError
+from ray.util.annotations import RayDeprecationWarning
 
 from datasets.filesystem import absolute, open_filesystem
 from datasets.object_store import patiently
@@ -29,6 +31,7 @@ from datasets.threads import ordered_map
 READ_CPUS = 0.05  # trials reserve the rest of the machine's CPUs, and a read mostly waits
 READ_TASKS = 2  # at once for each worker: every further one is a further process on its machine
 READ_AHEAD = 4  # reads begun ahead without Ray
+TASK_RETRIES = 3
 TASK_BYTES = 16 * 2**20
 RAY_BYTES = 64 * 2**20
 """Less than this is read by the process itself, in less time than Ray Data takes to begin."""
@@ -141,6 +144,16 @@ def _read_pieces(filesystem: pyarrow.fs.FileSystem, path: str, pieces: Sequence[
             assert table.num_rows == piece.group.rows, f"{path} does not match its manifest"
             tables.append(table.slice(piece.first, piece.stop - piece.first))
     return tables
+
+
+def map_blocks(dataset: Dataset, function: Callable[[pa.Table], Any], cpus: float) -> Dataset:
+    """Apply a function to whole blocks; a task whose process or node ends is repeated TASK_RETRIES times at most."""
+    with warnings.catch_warnings():
+        # Ray warns of its free arguments, and has no named one for the number of repeats.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return dataset.map_batches(
+            function, batch_size=None, batch_format="pyarrow", num_cpus=cpus, max_retries=TASK_RETRIES
+        )
 
 
 def ordered(dataset: Dataset) -> Dataset:

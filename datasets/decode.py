@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -12,8 +14,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode
 
-JPEG_OR_PNG = (b"\xff\xd8", b"\x89PNG")  # only these are turned by their EXIF orientation in torchvision
+from datasets.intact import JPEG, PNG, check_intact, check_pixels
+
 DECODE_THREADS = min(4, os.cpu_count() or 1)
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may open; of its other formats some start programs, and none is common among pictures."""
+
+Image.MAX_IMAGE_PIXELS = None  # it warns at half of MAX_PIXELS; our own bound is compared before anything is decoded
 
 
 def decode(data: bytes, max_side: int | None = None) -> torch.Tensor:
@@ -21,9 +28,17 @@ def decode(data: bytes, max_side: int | None = None) -> torch.Tensor:
 
     Returns uint8 (3, H, W) RGB: gray is repeated, transparency dropped, 16-bit depth cut to its upper 8 bits, and of an
     animation the first frame is taken. An image whose longer side exceeds `max_side` pixels is reduced to it,
-    antialiased. Raises ValueError for truncated or broken files and for 32-bit depths, whose range is not defined.
+    antialiased. Raises ValueError for truncated or broken files, more than `intact.MAX_PIXELS` pixels, and 32-bit
+    depths, whose range is not defined. Decoders are C code, which a file may still bring to end the process: images
+    that nobody has decoded yet belong into `examine.examined`.
     """
-    image = _decode_with_torchvision(data) if data.startswith(JPEG_OR_PNG) else None
+    check_intact(data)
+    return decode_examined(data, max_side)
+
+
+def decode_examined(data: bytes, max_side: int | None = None) -> torch.Tensor:
+    """Decode an image that `decode` has decoded before, when it was sharded: the same result without its checks."""
+    image = _decode_with_torchvision(data) if data.startswith((JPEG, PNG)) else None
     if image is None:
         image = _decode_with_pil(data)
     if image.dtype == torch.uint16:
@@ -52,14 +67,12 @@ def _decode_with_torchvision(data: bytes) -> torch.Tensor | None:
 
 
 def _decode_with_pil(data: bytes) -> torch.Tensor:
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-    except UnidentifiedImageError as error:
-        raise ValueError("unreadable image: no known format, or a broken header") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"unreadable image: {error}") from error
+    with _damage_named():
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_pixels(opened.height, opened.width)
+    with _damage_named():
+        opened.load()
+        upright = ImageOps.exif_transpose(opened)
     if upright.mode.startswith("I;16"):  # PIL would clip it to 255
         upright = Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8))
     if upright.mode in ("I", "F"):
@@ -67,3 +80,16 @@ def _decode_with_pil(data: bytes) -> torch.Tensor:
     # Through RGBA, because a palette's transparency has no direct way to RGB.
     pixels = np.array(upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
+    """Raise ValueError for whatever Pillow's readers raise, which differs by format: struct.error, IndexError."""
+    try:
+        yield
+    except MemoryError:  # tells of this machine, not of the file
+        raise
+    except UnidentifiedImageError as error:
+        raise ValueError("unreadable image: no known format, or a broken header") from error
+    except Exception as error:
+        raise ValueError(f"unreadable image: {error or type(error).__name__}") from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
+from datasets.blocks import map_blocks
 from datasets.filesystem import open_filesystem
 from datasets.images import Rows, Source
 
@@ -58,8 +59,7 @@ class ParquetImages:
         # Ray Data's other strategies start processes of their own for each sort, which takes seconds.
         groups.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
         boundaries = [*range(rows_per_block, len(ids), rows_per_block), len(ids)]
-        read_blocks = groups.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=SORT_CPUS)
-        return read_blocks.sort("position", boundaries=boundaries)
+        return map_blocks(groups, read, SORT_CPUS).sort("position", boundaries=boundaries)
 
 
 def _read(uri: str, group: tuple[str, int, int, int], positions: NDArray[np.int64]) -> Iterator[pa.Table]:

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 
-from datasets.blocks import ordered, quiet_ray_data
+from datasets.blocks import TASK_RETRIES, map_blocks, ordered, quiet_ray_data
 from datasets.filesystem import absolute, is_local, list_files, open_filesystem
 from datasets.images import Rows, Source
 from datasets.manifest import read_manifest
@@ -157,18 +158,26 @@ def _write_split(
     blocks = ordered(source.images.blocks(rows.ids, plan.rows_per_shard))
     # Blocks are whole shards: they must not be cut at Ray Data's usual 128 MiB.
     blocks.context.target_max_block_size = 16 * shard_bytes
-    found = blocks.map_batches(
-        lambda block: write_shard(plan, block, ray.get(shared)),
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=WRITE_CPUS,
-    )
+    found = map_blocks(blocks, lambda block: write_shard(plan, block, ray.get(shared)), WRITE_CPUS)
     shards = []
-    for shard in found.iter_rows():  # the first error ends the run: a full disk would fail every later shard too
-        if shard["error"] is not None:
-            raise ValueError(shard["error"])
-        shards.append(shard)
+    try:
+        for shard in found.iter_rows():  # the first error ends the run: a full disk would fail every later shard too
+            if shard["error"] is not None:
+                raise ValueError(shard["error"])
+            shards.append(shard)
+    except RayError as error:
+        raise ValueError(_ended_tasks(source.name, split, error)) from error
     return sorted(shards, key=lambda shard: shard["first_position"])
+
+
+def _ended_tasks(source: str, split: Split, error: RayError) -> str:
+    """Say that tasks were lost in spite of repeats: Ray's own message is pages long."""
+    causes = (line.strip() for line in str(error).splitlines())
+    cause = next((line for line in causes if line), type(error).__name__)[:300]
+    return (
+        f"a process that writes the {split} images of {source!r} ended {TASK_RETRIES + 1} times ({cause}); "
+        "it may lack memory: shard on a machine with more, or with fewer CPUs"
+    )
 
 
 def _raise_unreadable(source: str, uri: str, shards: list[dict[str, Any]]) -> None:

@@ -1,26 +1,26 @@
-"""Writing one shard, in a Ray task: read, validate, hash and write its images."""
+"""Writing one shard, in a Ray task: read, have decoded once, hash and write its images."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.decode import decode
-from datasets.filesystem import is_local, open_filesystem
+from datasets.examine import MAX_BYTES, examined, process
+from datasets.filesystem import open_filesystem
 from datasets.schema import SCHEMA, Split
 from datasets.splits import label_hash
 from datasets.threads import ordered_map
 
-THREADS = 2  # one decodes while the other waits for its file
+THREADS = 2  # one hashes while the other waits for its file
+AHEAD = 64  # images read while others are decoded
 NAMED = 10  # unreadable images that are named
 Image = tuple[bytes, bytes, int, int, str]  # data, digest, height, width, error
 
@@ -43,7 +43,7 @@ def shard_name(split: Split, start: int) -> str:
 
 
 def write_shard(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> pa.Table:
-    """Validate and write one shard; return one row of what was found, or none for an empty block.
+    """Have one shard's images decoded, and write it; return one row of what was found, or none for an empty block.
 
     `block`: position and name of consecutive rows, with `image` (and perhaps `error`) or the `path` to read it from.
     `rows`: id, label and label_rank of the whole split. When an image is unreadable nothing is written and the row
@@ -125,21 +125,24 @@ FOUND = pa.schema(
 
 
 def _read_images(block: pa.Table, rows: pa.Table) -> list[Image]:
+    process().start()
     ids, labels, ranks = (rows[column].to_pylist() for column in ("id", "label", "label_rank"))
     sources: Iterable[pa.Scalar] = block["path"] if "path" in block.column_names else block["image"]
+    read: list[tuple[bytes, bytes]] = []
 
-    def read(item: tuple[pa.Scalar, int, int | None, float | None]) -> Image:
+    def read_one(item: tuple[pa.Scalar, int, int | None, float | None]) -> tuple[bytes, bytes]:
         source, number, label, rank = item
         data = _file_bytes(source.as_py()) if isinstance(source, pa.StringScalar) else source.as_py()
-        digest = hashlib.sha256(image_header(number, label, rank) + data).digest()
-        try:
-            _, height, width = decode(data).shape
-        except ValueError as error:
-            return data, digest, 0, 0, str(error)
-        return data, digest, height, width, ""
+        return data, hashlib.sha256(image_header(number, label, rank) + data).digest()
+
+    def contents(pool: ThreadPoolExecutor) -> Iterator[bytes]:
+        for data, digest in ordered_map(pool, read_one, zip(sources, ids, labels, ranks, strict=True), ahead=AHEAD):
+            read.append((data, digest))
+            yield data
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(ordered_map(pool, read, zip(sources, ids, labels, ranks, strict=True), ahead=16 * THREADS))
+        found = list(examined(contents(pool)))
+    return [(data, digest, *sizes) for (data, digest), sizes in zip(read, found, strict=True)]
 
 
 def image_header(number: int, label: int | None, rank: float | None) -> bytes:
@@ -148,11 +151,11 @@ def image_header(number: int, label: int | None, rank: float | None) -> bytes:
 
 
 def _file_bytes(uri: str) -> bytes:
-    if is_local(uri):
-        return Path(uri).read_bytes()
     filesystem, path = open_filesystem(uri)
-    with filesystem.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    with filesystem.open_input_file(path) as file:
+        if file.size() > MAX_BYTES:
+            raise ValueError(f"{uri} has {file.size():,} bytes; expected an image of at most {MAX_BYTES:,}")
+        return bytes(file.read())
 
 
 def _encode(plan: ShardPlan, table: pa.Table) -> pa.Buffer:
