@@ -3,6 +3,8 @@ import os
 import random
 import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,21 @@ def test_a_function_that_cannot_be_imported_is_an_error(capfd):
     with pytest.raises(CrashError, match="no_such_module call could not be started"):
         list(Isolated("no_such_module", "call").call([b""]))
     assert "ModuleNotFoundError" in capfd.readouterr().err
+
+
+def test_sharding_a_folder_with_damaged_files_names_them_and_ends(tmp_path):
+    whole = encoded("png")
+    flipped = bytearray(whole)
+    flipped[len(flipped) // 2] ^= 0xFF
+    files = {f"{split}/{one}/{number}.png": whole for split in ("train", "test") for one in "ab" for number in range(3)}
+    files |= {"train/a/1.png": bytes(flipped), "train/b/2.png": with_right_checksums(bytes(flipped))}
+    for name, data in files.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    command = [sys.executable, "-m", "study", "shard", str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 2
+    assert "2 images of" in done.stderr and "Traceback" not in done.stderr and "retr" not in done.stderr
+    assert "train/a/1.png (unreadable image: the PNG file is damaged between the bytes" in done.stderr
+    assert "train/b/2.png (unreadable image: its decoder ended by signal 11 (SIGSEGV))" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
