@@ -23,10 +23,11 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import TaskUnschedulableError
 from ray.util.annotations import RayDeprecationWarning
 
-from datasets.filesystem import absolute, open_filesystem
+from datasets.filesystem import open_filesystem
 from datasets.object_store import patiently
 from datasets.schema import Manifest, Split
 from datasets.threads import ordered_map
+from datasets.urls import absolute
 
 READ_CPUS = 0.05  # trials reserve the rest of the machine's CPUs, and a read mostly waits
 READ_TASKS = 2  # at once for each worker: every further one is a further process on its machine

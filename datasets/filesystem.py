@@ -2,64 +2,42 @@
 
 from __future__ import annotations
 
-import functools
 import os
+import re
 import uuid
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
 
-from datasets.object_store import s3_client, s3_endpoint
+from datasets.object_store import azure_client, explained, google_client, s3_client, s3_endpoint
+from datasets.urls import absolute, is_local, split_name
 
+NAMED = 10
+"""Files that are named where many are wrong."""
 
-def absolute(uri: str) -> str:
-    """Return a URI as it is and a local path resolved: worker processes have other working directories.
-
-    Raises ValueError for an empty string, and for the home of a user whom nobody knows.
-    """
-    if not uri.strip():
-        raise ValueError("found an empty path; expected a folder such as ./runs or a URL such as s3://bucket/runs")
-    if not is_local(uri):
-        return uri
-    try:
-        return str(Path(uri).expanduser().resolve())
-    except RuntimeError as error:  # ~nobody
-        raise ValueError(f"cannot use the path {uri!r}: {error}") from error
-
-
-def is_local(uri: str) -> bool:
-    """Return whether `uri` is a local path rather than a URI."""
-    return "://" not in uri
+ODD_KEY = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
 
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a path or URI and the path within it.
+    """Return the file system of a path or URL and the path within it.
 
-    Raises ValueError for a URI that pyarrow does not know.
+    Every character of a URL counts as it is, as in the names of files below a folder that `urls.absolute` has named;
+    what a person wrote goes through that function first. Raises ValueError where no client can be made.
     """
     if is_local(uri):
         return fs.LocalFileSystem(), absolute(uri)
-    plain = uri.rstrip("/")
-    if plain.endswith(":"):
-        raise ValueError(f"the URL {uri!r} names no bucket or folder; expected one such as s3://bucket/runs")
+    scheme, bucket, key = split_name(uri)
     try:
-        if plain.startswith("s3://") and not set("?@") & set(plain):  # options in the URI are pyarrow's business
-            path = plain.removeprefix("s3://")
-            return s3_client(path.partition("/")[0], s3_endpoint()), path
-        filesystem, path = _from_uri(plain)
+        if scheme == "s3":
+            filesystem, base = s3_client(bucket, s3_endpoint()), bucket
+        elif scheme == "gs":
+            filesystem, base = google_client(anonymous=bucket.startswith("anonymous@")), bucket.rpartition("@")[2]
+        else:
+            filesystem, base = azure_client(scheme, bucket)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"cannot use the URL {uri!r}: {error}. Expected a local path, file:///..., s3://bucket/..., "
-            "gs://bucket/... or abfs://container@account..., and credentials for it"
-        ) from error
-    return filesystem, path.rstrip("/")
-
-
-@functools.lru_cache(maxsize=16)
-def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    filesystem, path = fs.FileSystem.from_uri(uri)
-    return filesystem, path
+        raise ValueError(f"cannot use the URL {uri!r}: {explained(error)}") from error
+    return filesystem, f"{base}/{key}".strip("/")
 
 
 def write_whole(filesystem: fs.FileSystem, path: str, content: bytes | memoryview) -> None:
@@ -74,7 +52,7 @@ def write_whole(filesystem: fs.FileSystem, path: str, content: bytes | memoryvie
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    partial = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}")  # a name has at most 255 bytes
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -88,13 +66,47 @@ def write_whole(filesystem: fs.FileSystem, path: str, content: bytes | memoryvie
 def list_files(uri: str, *, recursive: bool) -> tuple[dict[str, int], list[str]]:
     """Return the files below a folder as relative path -> size in bytes, and its sub-folders, both sorted.
 
-    Raises ValueError when there is no such folder.
+    Raises ValueError when there is no such folder, and for names that cannot be read back.
     """
     filesystem, path = open_filesystem(uri)
     try:
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive))
+        relative = {info.path[len(path.rstrip("/")) + 1 :]: info for info in infos}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{uri!r} is not a folder") from error
-    relative = {info.path[len(path.rstrip("/")) + 1 :]: info for info in infos}
+    except UnicodeDecodeError:
+        raise ValueError(_undecodable(path, recursive=recursive)) from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"cannot list {uri!r}: {explained(error)}") from error
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        _check_keys(uri, list(relative))
     files = {name: relative[name].size for name in sorted(relative) if relative[name].type == fs.FileType.File}
     return files, sorted(name for name, info in relative.items() if info.type == fs.FileType.Directory)
+
+
+def _undecodable(path: str, *, recursive: bool) -> str:
+    """What to say of a folder with names that are not UTF-8."""
+    below = Path(path).rglob("*") if recursive else Path(path).iterdir()
+    found = [os.fsencode(one.relative_to(path)) for one in below if not _is_text(one.name)]
+    named = ", ".join(repr(name)[1:] for name in found[:NAMED]) + (" and others" if len(found) > NAMED else "")
+    return (
+        f"the folder {path!r} has names of files or folders that are not UTF-8 ({len(found)}): {named}; rename them, "
+        "for example by `convmv -f latin1 -t utf8 -r --notest FOLDER`, which keeps their content"
+    )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_keys(uri: str, keys: list[str]) -> None:
+    """Refuse keys that a store lists and then does not find, as they are not what they look like."""
+    if odd := [key for key in keys if ODD_KEY.search(key)]:
+        raise ValueError(
+            f"{len(odd)} keys below {uri!r} have an empty name, . or .. between slashes, or a control character: "
+            f"{', '.join(map(ascii, odd[:NAMED]))}; rename or delete them"
+        )

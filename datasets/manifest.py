@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from datasets.filesystem import absolute, open_filesystem
+from datasets.filesystem import open_filesystem
 from datasets.schema import MANIFEST_NAME, Manifest
+from datasets.urls import absolute
 
 
 def has_manifest(shards_uri: str) -> bool:

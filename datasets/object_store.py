@@ -7,12 +7,17 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
+import pyarrow as pa
 from pyarrow import fs
 
 S3_ATTEMPTS = 8
 """A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
+
+GOOGLE_SECONDS = 15
+"""A request to Google's store is made again for so long; one by one its client needs twice that."""
 
 OUTAGE_SECONDS = 600.0
 """A trial waits so long for an object store that does not answer, beyond its client's own attempts, which take 30 to 70
@@ -21,8 +26,29 @@ seconds: longer than stores are away in most of their outages, and shorter than 
 PAUSE_SECONDS = 5.0
 """The pause before it asks again."""
 
-REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "PERMISSION_DENIED")
 """What an object store answers when asking again is of no use."""
+
+LACKING = "these credentials lack a right that a study needs: list, get, put and delete objects"
+GOOGLE_LOGIN = (
+    "no credentials of Google's are found here; run `gcloud auth application-default login`, or set "
+    "GOOGLE_APPLICATION_CREDENTIALS to the file of a key, and check the network"
+)
+REMEDIES = {
+    "NO_SUCH_BUCKET": "there is no such bucket; create it, or correct its name",
+    "ACCESS_DENIED": LACKING,
+    "PERMISSION_DENIED": LACKING,
+    "AuthorizationPermissionMismatch": LACKING,
+    "access token to authenticate": GOOGLE_LOGIN,
+    "UNAUTHENTICATED": GOOGLE_LOGIN,
+    "AuthenticationException": (
+        "no credentials of Azure's are found here; run `az login`, or set AZURE_CLIENT_ID, AZURE_TENANT_ID and "
+        "AZURE_CLIENT_SECRET"
+    ),
+    "valid account name": "name the account too, as in abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/runs",
+    "NETWORK_CONNECTION": "the server cannot be reached; check the region, AWS_ENDPOINT_URL and the network",
+}
+"""What to do where an error of a client has these words; the first that it has counts."""
 
 T = TypeVar("T")
 
@@ -55,23 +81,39 @@ def s3_client(bucket: str, endpoint: str) -> fs.FileSystem:
     )
 
 
+@functools.lru_cache(maxsize=16)
+def google_client(*, anonymous: bool) -> fs.FileSystem:
+    """A client for Google's store, which by itself would ask for a quarter of an hour in silence."""
+    return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=GOOGLE_SECONDS))
+
+
+@functools.lru_cache(maxsize=16)
+def azure_client(scheme: str, container: str) -> tuple[fs.FileSystem, str]:
+    """A client for one container or account of Azure's store, and the path of it there."""
+    filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{container}")
+    return filesystem, path.rstrip("/")
+
+
 def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, patience: float | None = None) -> T:
     """What a request to a file system returns, made again while an object store does not answer.
 
     `uri` is named in messages. `patience` (default: `OUTAGE_SECONDS`) are the seconds from the first request that the
     client has given up, which takes 30 to 70 seconds by itself. Raises StorageError where the store refuses or does
     not answer for that long. Errors of a local disk, and answers of a store such as that there is no such file, are
-    raised as they are: pyarrow has subclasses of OSError for answers, and OSError itself for everything else.
+    raised as they are: pyarrow has subclasses of OSError for answers, and OSError itself for everything else (of Azure,
+    errors of its own where it refuses).
     """
     asked_at = time.monotonic()
     given_up_at: float | None = None
     while True:
         try:
             return request()
-        except OSError as error:
-            if isinstance(filesystem, fs.LocalFileSystem) or type(error) is not OSError:
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(filesystem, fs.LocalFileSystem) or (
+                isinstance(error, OSError) and type(error) is not OSError
+            ):
                 raise
-            if any(word in str(error) for word in REFUSALS):
+            if not isinstance(error, OSError) or any(word in str(error) for word in REFUSALS):
                 raise StorageError(f"the storage {uri} refuses: {explained(error)}") from error
             now = time.monotonic()
             if given_up_at is None:
@@ -79,7 +121,7 @@ def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, pat
             if now >= given_up_at:
                 raise StorageError(
                     f"the storage {uri} has not answered for {now - asked_at:.0f} s; nothing that it holds is lost by "
-                    f"that, so try again when it does ({error})"
+                    f"that, so try again when it does ({_with_remedy(error)})"
                 ) from error
             logger.warning("%s does not answer, and is asked again: %s", uri, error)
             time.sleep(PAUSE_SECONDS)
@@ -88,16 +130,19 @@ def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, pat
 def explained(error: Exception) -> str:
     """An error of a storage with what to do about it."""
     cause = error.__cause__ or error
-    for word, remedy in (
-        ("NO_SUCH_BUCKET", "there is no such bucket; create it, or correct its name"),
-        ("ACCESS_DENIED", "these credentials lack a right that a study needs: list, get, put and delete objects"),
-        ("NETWORK_CONNECTION", "the server cannot be reached; check the region, AWS_ENDPOINT_URL and the network"),
-    ):
-        if word in str(cause):
-            return f"{remedy} ({cause})"
+    said = _with_remedy(cause)
+    if any(word in str(cause) for word in REMEDIES):
+        return said
     if isinstance(error, StorageError):
-        return f"it does not answer now; try again when it does ({cause})"
+        return f"it does not answer now; try again when it does ({said})"
     return (
-        f"{error}. Expected a folder or URL that this user may write to; choose another storage, or check its "
+        f"{said}. Expected a folder or URL that this user may write to; choose another storage, or check its "
         "permissions, free space and credentials"
     )
+
+
+def _with_remedy(error: BaseException) -> str:
+    """What a client says in one line, without what Google's says twice, behind what to do about it, where known."""
+    said = " ".join(str(error).partition(" error_info=")[0].split())
+    remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
+    return f"{remedy} ({said})" if remedy else said

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from datasets.blocks import TASK_RETRIES, map_blocks, ordered, quiet_ray_data
-from datasets.filesystem import absolute, is_local, list_files, open_filesystem
+from datasets.filesystem import list_files, open_filesystem
 from datasets.images import Rows, Source
 from datasets.manifest import read_manifest
 from datasets.schema import BUILT_IN_NAMES, FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardFile, Split
 from datasets.sources import open_source, source_signature
 from datasets.splits import label_ranks
+from datasets.urls import absolute, is_local
 from datasets.writer import NAMED, ShardPlan, shard_name, write_shard
 
 SHARD_BYTES = 128 * 2**20

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.filesystem import absolute, is_local, list_files
+from datasets.filesystem import list_files
 from datasets.folder import folder_signature, open_folder
 from datasets.images import EncodedImages, Rows, Source
 from datasets.parquet import open_parquet, parquet_signature, split_names
 from datasets.schema import BUILT_IN_NAMES, MANIFEST_NAME
 from datasets.splits import balanced_subset
+from datasets.urls import absolute, is_local
 from datasets.writer import shard_name
 
 CACHE = Path("~/.cache/labelscale")

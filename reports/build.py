@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import cast
 
+from datasets.urls import absolute
 from reports import paper
 from reports.drawing import figures_of
 from reports.export import IMAGE_FORMATS, ImageFormat, as_csv, as_images, as_parquet
@@ -85,23 +86,31 @@ def write_file(results: Results, destination: str) -> str:
     kind = {"htm": "html"}.get(ending := PurePosixPath(destination).suffix.lower().removeprefix("."), ending)
     if kind not in FORMATS:
         raise ValueError(f"cannot write a report as {destination!r}; expected a name ending in .{', .'.join(FORMATS)}")
-    folder, slash, name = destination.rpartition("/")
+    target, name = _file_of(destination)
     if kind in DOCUMENTS:
         content = DOCUMENTS[kind](results)
     else:
         headline = next(figures_of(results.groups[0])).figure
         content = as_images({name: headline}, cast(ImageFormat, kind))[name]
-    return _write(Storage(folder or slash or "."), content, name)
+    return _write(target, content, name)
 
 
 def _target(storage: Storage, study: str, stem: str | None) -> tuple[Storage, tuple[str, ...], str]:
     if stem is None:
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", study).strip(".-")
         return storage, ("reports",), safe or "study"
-    folder, slash, name = stem.rpartition("/")
-    if not name:
-        raise ValueError(f"--output {stem!r} is a folder; write a name behind it, whose ending the formats add")
-    return Storage(folder or slash or "."), (), name
+    target, name = _file_of(stem)
+    return target, (), name
+
+
+def _file_of(output: str) -> tuple[Storage, str]:
+    """The folder in which a file is to be written, and its name there."""
+    if output.endswith("/"):
+        raise ValueError(f"--output {output!r} is a folder; write a name behind it, whose ending the formats add")
+    folder, _, name = absolute(output).rpartition("/")
+    if folder.endswith("/"):
+        raise ValueError(f"--output {output!r} is a bucket; write a name behind it, as in {output}/report.html")
+    return Storage(folder or "/"), name
 
 
 def _write(target: Storage, content: bytes, *parts: str) -> str:

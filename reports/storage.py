@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import pyarrow
 from pyarrow import fs
 
-from datasets.filesystem import is_local, open_filesystem, write_whole
+from datasets.filesystem import open_filesystem, write_whole
 from datasets.object_store import StorageError, explained, patiently
+from datasets.urls import absolute, is_local
 
 REPLACED_READS = 4
 """An object store's file is read in two requests, length and content. Where it was replaced by a longer one between
@@ -45,17 +46,12 @@ class Storage:
 
     def __init__(self, uri_or_path: str, patience: float = 0.0) -> None:
         self.patience = patience
-        if "?" in uri_or_path and not is_local(uri_or_path):
-            raise ValueError(
-                f"the storage URL {uri_or_path!r} has options after a question mark, which cannot be extended by "
-                "file names; set them in the environment instead (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION)"
-            )
         try:
-            self.filesystem, self._base = open_filesystem(uri_or_path)
+            self._prefix = absolute(uri_or_path)
+            self.filesystem, self._base = open_filesystem(self._prefix)
         except ValueError as error:
-            raise ValueError(f"cannot use the storage {uri_or_path!r}: {error}") from error
-        self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
-        self._prefix = self._base if self.is_local else uri_or_path.rstrip("/")
+            raise ValueError(f"cannot use the storage: {error}") from error
+        self.is_local = is_local(self._prefix)
         if self.is_local:
             _check_no_file_in_the_way(Path(self._base))
 

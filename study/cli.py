@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.filesystem import absolute, is_local
+from datasets.urls import absolute, is_local
 from reports.storage import Storage
 from reports.stored import read_failures, read_record, read_records, record_ids
 from study.arguments import make_parser

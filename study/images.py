@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets.filesystem import absolute, is_local
 from datasets.manifest import has_manifest, read_manifest
 from datasets.schema import BUILT_IN_NAMES, Manifest
 from datasets.splits import labelled_rows, subset_hash
+from datasets.urls import absolute, is_local
 from reports.storage import Storage
 from study.config import Data, Study
 from study.plan import ExpectedImages
@@ -100,7 +100,8 @@ def source_is_here(data: Data, shards: str) -> bool:
     """Whether the source can be compared with its shards: it is not the shards themselves, and it exists."""
     if data.source in BUILT_IN_NAMES:
         return True
-    return is_local(data.source) and absolute(data.source) != shards and Path(absolute(data.source)).exists()
+    source = absolute(data.source)
+    return is_local(source) and source != shards and Path(source).exists()
 
 
 def _check_expectations(data: Data, manifest: Manifest, shards: str) -> None:

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets.filesystem import absolute, is_local
 from datasets.manifest import has_manifest
 from datasets.schema import BUILT_IN_NAMES
+from datasets.urls import absolute, is_local
 from reports.storage import Storage
 from study.cluster import COMMIT_VARIABLE, JOB_VARIABLE, ROOT, SETTINGS_OF_RAY, git_state
 from study.config import Data, Study

@@ -217,14 +217,6 @@ def test_unfinished_writes_are_not_listed(tmp_path: Path) -> None:
     assert record_ids(Storage(str(tmp_path))) == set()
 
 
-def test_storage_behind_a_url() -> None:
-    storage = Storage("mock:///bucket/runs")  # pyarrow's file system in memory, written in one go like an object store
-    storage.filesystem.create_dir(storage.path("records"))
-    storage.write_bytes(b"x", "records", "a.json")
-    assert storage.list("records") == ["a.json"]
-    assert storage.uri("records", "a.json") == "mock:///bucket/runs/records/a.json"
-
-
 def test_file_url_is_the_same_storage(tmp_path: Path) -> None:
     Storage(str(tmp_path)).write_bytes(b"x", "a")
     storage = Storage(tmp_path.as_uri())

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
+from object_store import ObjectStore
 from reports.storage import Storage
 from simulated import study_of
 from study.adaptive import Search
@@ -226,9 +227,8 @@ def test_a_beginning_is_sampled_once_and_survives_an_interruption(storage: Stora
     assert first == (winner, "running") and second[0] != winner
 
 
-def test_a_storage_that_is_not_local_keeps_the_journal_after_every_change() -> None:
-    storage = Storage("mock:///bucket/runs")  # in memory; unlike an object store it has folders
-    storage.filesystem.create_dir(storage.path(JOURNAL[0]))
+def test_a_storage_that_is_not_local_keeps_the_journal_after_every_change(store: ObjectStore) -> None:
+    storage = Storage(store.bucket("journal"))
     choice = a_choice(pruner="asha")
     first = Searches(storage)
     number = first.ask(choice)
