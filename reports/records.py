@@ -129,10 +129,12 @@ class Selection(Part):
 
 class ModelSize(Part):
     """Parameters as the paper's Table 1 counts them (encoder with batch-norm statistics), and all that were trained
-    (null where a paper does not state them)."""
+    (null where a paper does not state them). `sha256` is that of the trained model's file (null: an older record).
+    """
 
     encoder_parameters: Annotated[int, Strict(), Field(ge=1, lt=2**63)]
     parameters: Count | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class Cost(Part):

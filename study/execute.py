@@ -23,7 +23,7 @@ from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.records import Record
 from reports.storage import Storage
-from reports.stored import clear_failure, write_record
+from reports.stored import clear_failure, read_record, write_record
 from study.capacity import rented_as
 from study.evidence import pruned_mark
 from study.failures import note_error
@@ -129,6 +129,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         shards=job.shards,
         manifest=manifest,
         parent=None if spec.parent is None else storage.uri("checkpoints", spec.parent, "model.pt"),
+        parent_sha256=None if spec.parent is None else read_record(storage, spec.parent).model.sha256,
         dev=spec.dev,
     )
     with watching() as notice:
@@ -253,6 +254,7 @@ def _record(
             "model": {
                 "encoder_parameters": encoder_parameters(assignment.architecture, assignment.image_size),
                 "parameters": outcome.parameters,
+                "sha256": context.model_sha256,
             },
             "cost": {
                 "wall_seconds": wall_seconds,

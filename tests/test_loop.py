@@ -321,3 +321,22 @@ def test_two_ranks_train_the_weights_of_one_process(shards: str, parents: Path, 
             torch.testing.assert_close(found["weights"], expected["weights"], atol=1e-10, rtol=0)
             torch.testing.assert_close(found["history"], expected["history"], atol=1e-9, rtol=1e-9)
             assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-9)
+
+
+def resumed_step(rank: int, world_size: int, shards: str, folders: list[str]) -> int:
+    """The step from which a rank trains on that finds the checkpoint in a folder of its own."""
+    steps: list[float] = []
+    context = Context(folders[rank], rank, world_size, report=steps.append)
+    run_stage("supervised", trials.assignment(shards, trials.settings("supervised")), context)
+    return round(5 * steps[0]) - 1
+
+
+def test_all_ranks_begin_anew_where_one_cannot_read_the_checkpoint(shards: str, tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("zero", "one")]
+    for folder in folders:
+        context = Context(folder, checkpoint_seconds=0, report=dying_at(3 / 5))
+        with pytest.raises(InterruptionError):
+            run_stage("supervised", trials.assignment(shards, trials.settings("supervised")), context)
+    assert run_ranks(resumed_step, 2, 2, shards, folders) == [2, 2]
+    (tmp_path / "one" / "latest.pt").write_bytes(b"half a checkpoint")
+    assert run_ranks(resumed_step, 2, 2, shards, folders) == [0, 0]

@@ -1,4 +1,5 @@
-"""Checkpoints: tensors and plain values, written atomically to a folder that may be local or on an object store."""
+"""Checkpoints: tensors and plain values, written atomically to a folder that may be local or on an object store, with a
+checksum in the file (`trainables.seal`)."""
 
 from __future__ import annotations
 
@@ -14,18 +15,20 @@ import torch
 
 from datasets.filesystem import open_filesystem, write_whole
 from datasets.object_store import patiently
+from trainables.seal import DamagedError, check_seal, seal
 
 State = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
-def save_state(uri: str, state: State) -> None:
+def save_state(uri: str, state: State) -> str:
     """Write tensors, numbers, strings, lists and dictionaries to `uri`; a reader sees the old file or the new one.
 
-    An object store that does not answer is waited for (`OUTAGE_SECONDS`), then this raises OSError, as on a full disk.
+    Returns the SHA-256 of the file. An object store that does not answer is waited for (`OUTAGE_SECONDS`), then this
+    raises OSError, as on a full disk.
     """
-    _write(uri, _serialized(state))
+    return _write(uri, _serialized(state))
 
 
 class BackgroundWriter:
@@ -37,7 +40,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._running: Future[None] | None = None
+        self._running: Future[str] | None = None
 
     @property
     def busy(self) -> bool:
@@ -65,16 +68,21 @@ def _serialized(state: State) -> io.BytesIO:
     return buffer
 
 
-def _write(uri: str, content: io.BytesIO) -> None:
+def _write(uri: str, content: io.BytesIO) -> str:
+    """Write a serialized state with its seal; returns the SHA-256 of the file."""
+    sha256 = seal(content)
     filesystem, path = open_filesystem(uri)
     patiently(filesystem, lambda: write_whole(filesystem, path, content.getbuffer()), uri)
+    return sha256
 
 
-def load_state(uri: str) -> State | None:
+def load_state(uri: str, sha256: str | None = None) -> State | None:
     """Read what `save_state` wrote, on the CPU; None if there is no such file.
 
+    `sha256`: of the file that is meant (None: any that is whole).
+
     Raises:
-        ValueError: the file is broken.
+        DamagedError: the file is not as it was written, or another one; the message names it.
     """
     filesystem, path = open_filesystem(uri)
 
@@ -89,12 +97,17 @@ def load_state(uri: str) -> State | None:
     if content is None:
         return None
     try:
-        state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{uri} is not a readable checkpoint ({error}); delete it: after a latest.pt the trial begins anew, after "
-            "a model.pt once its record is deleted too"
-        ) from error
+        found = check_seal(content)
+    except DamagedError as error:
+        raise DamagedError(f"{uri} is damaged: {error}") from error
+    if sha256 not in (None, found):
+        raise DamagedError(f"{uri} is another file than was meant: its SHA-256 is {found}, expected {sha256}")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:  # a file of another program
+        raise DamagedError(f"{uri} is not a readable checkpoint: {error}") from error
+    if not isinstance(state, dict):
+        raise DamagedError(f"{uri} is not a readable checkpoint: it holds a {type(state).__name__}")
     return state
 
 

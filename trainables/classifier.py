@@ -12,6 +12,7 @@ from trainables.checkpoint import State, load_state
 from trainables.context import Context
 from trainables.heads import LinearClassifier, ProjectionHead
 from trainables.resnet import Encoder
+from trainables.seal import DamagedError
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,25 @@ def model_state(module: Classifier) -> State:
     return {"spec": dict(vars(module.spec)), "module": module.state_dict()}
 
 
-def load_classifier(uri: str, context: Context, dtype: torch.dtype) -> Classifier:
-    """A saved classifier, fixed and in inference mode: a teacher."""
-    state = load_model(uri)
+def load_classifier(uri: str, sha256: str | None, context: Context, dtype: torch.dtype) -> Classifier:
+    """A saved classifier, fixed and in inference mode: a teacher; its file as for `load_model`."""
+    state = load_model(uri, sha256)
     module = Classifier(ModelSpec(**state["spec"]))
     module.load_state_dict(state["module"])
     return context.place(module, dtype).eval().requires_grad_(False)
 
 
-def load_model(uri: str) -> State:
-    """The saved model of a parent.
+def load_model(uri: str, sha256: str | None) -> State:
+    """The saved model of a parent, whose record says that its file has this SHA-256 (None: it does not say).
 
     Raises:
-        ValueError: the parent has a record but its model is gone from storage.
+        ValueError: the parent has a record but its model is gone from storage, damaged, or another one.
     """
-    state = load_state(uri)
+    again = "delete the parent's record and its model.pt to train it again, or put the file back"
+    try:
+        state = load_state(uri, sha256)
+    except DamagedError as error:
+        raise ValueError(f"the parent's model cannot be used: {error}; {again}") from error
     if state is None:
-        raise ValueError(
-            f"the parent's model {uri} is missing from storage; delete the parent's record to train it again, "
-            "or put the file back"
-        )
+        raise ValueError(f"the parent's model {uri} is missing from storage; {again}")
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from torch import nn
 
 from trainables.checkpoint import BackgroundWriter, State, delete_states, load_state, save_state
 from trainables.resnet import Encoder
+from trainables.seal import DamagedError
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -56,7 +60,8 @@ class Context:
     still being written delays the next, and one that cannot be written is passed over, but for the last one. With 0
     there is one after every step, and training waits. When `notice` begins to tell that this worker will be taken away,
     there is one at once. `node_type` names what this session is paid by, in the price table's words ("": nothing
-    tells); checkpoints note it with the session's seconds.
+    tells); checkpoints note it with the session's seconds. `model_sha256` is that of the model's file once it is
+    written, on rank 0.
     """
 
     folder: str
@@ -71,6 +76,7 @@ class Context:
     rungs: int = 4
     judge: Callable[[int, float, float], None] | None = None
     node_type: str = ""
+    model_sha256: str | None = None
     _noticed: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
@@ -88,8 +94,20 @@ class Context:
         return module.to(self.device, dtype)
 
     def latest_checkpoint(self) -> State | None:
-        """The state from which an interrupted trial continues; None at a trial's first start."""
-        return load_state(f"{self.folder}/latest.pt")
+        """The state from which an interrupted trial continues; None at a trial's first start.
+
+        A checkpoint that is damaged, or another trial's, is warned of and counts as none: it is replaced by the next.
+        """
+        uri = f"{self.folder}/latest.pt"
+        try:
+            state = load_state(uri)
+        except DamagedError as error:
+            logger.warning("%s begins anew, for its checkpoint cannot be used: %s", self.trial, error)
+            return None
+        if state is not None and state.get("trial", self.trial) != self.trial:
+            logger.warning("%s begins anew, for %s is a checkpoint of %s", self.trial, uri, state["trial"])
+            return None
+        return state
 
     def checkpoint_due(self) -> bool:
         """Whether this rank should save now: rank 0 at its interval, since all ranks hold the same state."""
@@ -102,13 +120,13 @@ class Context:
 
     def save_checkpoint(self, state: State) -> None:
         """Begin to write the state; training goes on."""
-        self._writer.save(f"{self.folder}/latest.pt", state)
+        self._writer.save(f"{self.folder}/latest.pt", {**state, "trial": self.trial})
         self._saved_at = time.monotonic()
 
     def save_model(self, state: State) -> None:
         """Keep the trained model, from which children start; it and every checkpoint is written on return."""
         if self.rank == 0:
-            save_state(f"{self.folder}/model.pt", state)
+            self.model_sha256 = save_state(f"{self.folder}/model.pt", state)
         self.finish_writes()
 
     def finish_writes(self) -> None:

@@ -34,7 +34,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     assert isinstance(settings, DistillSettings) and assignment.parent is not None
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
-    teacher = load_classifier(assignment.parent, context, dtype)
+    teacher = load_classifier(assignment.parent, assignment.parent_sha256, context, dtype)
     student = build(assignment.architecture, assignment.image_size, assignment.classes, settings)
     context.place(student, dtype)
     one_view = assignment.views(1, settings.augmentation, optimization, context)

@@ -45,7 +45,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     """
     settings = assignment.settings
     assert isinstance(settings, FinetuneSettings) and assignment.parent is not None
-    parent = load_model(assignment.parent)
+    parent = load_model(assignment.parent, assignment.parent_sha256)
     classifier = build(
         assignment.architecture, assignment.image_size, assignment.classes, parent["head_depth"], settings
     )

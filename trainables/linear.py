@@ -66,7 +66,7 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
     encoder, classifier = build(assignment.architecture, assignment.image_size, assignment.classes)
-    load_encoder(encoder, load_model(assignment.parent))
+    load_encoder(encoder, load_model(assignment.parent, assignment.parent_sha256))
     context.place(encoder, dtype)
     context.place(classifier, dtype)
     rows = assignment.labelled_rows(settings.label_fraction)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.batches import Batch
+from trainables.checkpoint import State
+from trainables.collectives import all_gather
 from trainables.context import Context
 from trainables.lars import LARS, parameter_groups
 from trainables.micro_batches import backward_in_parts, cached_outputs, outputs_of
@@ -235,7 +237,7 @@ def _state(module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progre
 
 def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, context: Context) -> Progress:
     """Load the latest checkpoint into module and optimizer; a fresh start otherwise."""
-    state = context.latest_checkpoint()
+    state = _agreed(context.latest_checkpoint(), context)
     progress = Progress()
     if state is not None:
         module.load_state_dict(state["module"])
@@ -249,3 +251,12 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, context: Contex
     progress.resumed_seconds, progress.node_type = progress.seconds, context.node_type
     progress.sessions += 1
     return progress
+
+
+def _agreed(state: State | None, context: Context) -> State | None:
+    """A checkpoint that all ranks have read; None where one of them could not, since all train from the same step."""
+    if context.world_size == 1:
+        return state
+    step = -1 if state is None else state["progress"]["step"]
+    steps = all_gather(torch.tensor([step], device=context.device))
+    return state if bool((steps == steps[0]).all()) else None

@@ -28,7 +28,8 @@ EVAL_BATCH_SIZE = 256
 class Assignment:
     """The work of one trial: what to train, on which shards, from or by which parent's model (a URI, if any).
 
-    `dev`: which training images are held out and evaluated on, instead of the test split.
+    `parent_sha256`: of that model's file (None: nothing tells). `dev`: which training images are held out and evaluated
+    on, instead of the test split.
     """
 
     architecture: Architecture
@@ -41,6 +42,7 @@ class Assignment:
     manifest: Manifest
     parent: str | None
     dev: DevSplit | None = None
+    parent_sha256: str | None = None
 
     @property
     def held_out(self) -> range:
