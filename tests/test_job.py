@@ -167,7 +167,7 @@ def test_retried_attempt_that_finds_a_record_deletes_what_the_first_one_left(
     run_worker(planned)
     folder = tmp_path / "checkpoints" / planned["id"]
     kept, written = sorted(folder.iterdir()), (folder / "model.pt").read_bytes()
-    for name in ("latest.pt", f"latest.pt.{32 * '0'}", "progress.json"):
+    for name in ("latest.pt", f".latest.pt.{32 * '0'}", "progress.json"):
         (folder / name).write_bytes(b"left by a node that died")
     note_error(storage, planned["id"], RuntimeError("of an earlier launch"))
     monkeypatch.setattr("ray.tune.report", told.append)  # there is no Tune here

@@ -142,7 +142,7 @@ def test_checkpoint_for_which_there_is_no_space_leaves_the_one_before_and_nothin
 
 
 def test_checkpoint_that_was_being_written_is_not_read(shards: str, tmp_path: Path) -> None:
-    (tmp_path / f"latest.pt.{32 * '0'}").write_bytes(b"half a checkpoint")
+    (tmp_path / f".latest.pt.{32 * '0'}").write_bytes(b"half a checkpoint")
     outcome, _ = trials.run("supervised", shards, tmp_path, tmp_path)
     assert outcome.progress.sessions == 1
 

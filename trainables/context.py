@@ -136,4 +136,4 @@ class Context:
     def delete_checkpoint(self) -> None:
         """Drop the latest checkpoint, which the trial's record makes useless, and leftovers of interrupted writes."""
         self.finish_writes()
-        delete_states(self.folder, "latest.pt", "model.pt.")
+        delete_states(self.folder, "latest.pt", ".latest.pt.", ".model.pt.")
