@@ -9,11 +9,12 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from reports.storage import Storage
+from study.private_ray import on_loopback, private_ray
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +37,7 @@ NOT_UPLOADED = ["/runs/", "/.*/", "/build/", "__pycache__/"]
 
 @contextmanager
 def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator[None]:
-    """Ray for the time of a launch: a private one on this machine, or the cluster at `address`.
+    """Ray for the time of a launch: one that this user alone can reach, on this machine, or the cluster at `address`.
 
     The checkout travels to a cluster's nodes, but for a storage that lies in it.
 
@@ -52,15 +53,26 @@ def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator
         _check_that_something_listens(address)
     for name, value in SETTINGS_OF_RAY.items():
         os.environ.setdefault(name, value)
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private, and bound to the loopback address
+    with private_ray() if address is None else nullcontext() as folder:
+        try:
+            _connect(address, storage, folder)
+            yield
+        finally:
+            import ray
+
+            ray.shutdown()
+
+
+def _connect(address: str | None, storage: Storage | None, folder: Path | None) -> None:
+    """Start a Ray whose files are in `folder`, or join the one at an address."""
     import ray
     import ray.data
 
     start = functools.partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
     try:
         if address is None:
-            start(address="local", include_dashboard=False)
+            start(address="local", include_dashboard=False, _temp_dir=str(folder))
+            assert on_loopback()
         elif JOB_VARIABLE in os.environ:  # the job brought the tree
             start(address=address)
         else:
@@ -71,10 +83,6 @@ def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator
         raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); is it up?") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
     ray.data.DataContext.get_current().enable_progress_bars = False
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def ray_nodes(*, alive: bool) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from reports.storage import Storage
 from study.capacity import DRIVER_BYTES, HEAD
 from study.failures import NoNodesError
 from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
+from study.meeting import torch_config
 from study.progress import clear_progress
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def _fit(
         trainer = _Trainer(
             work,
             train_loop_config=job,
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            torch_config=torch_config("nccl" if use_gpu else "gloo", scratch),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers, use_gpu=use_gpu, resources_per_worker=booked(per_worker)
             ),

@@ -1,0 +1,125 @@
+"""The Ray that a command starts for itself: on the loopback address, behind a token, in a folder that only its user may
+enter."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PREFIX = "labelscale-ray-"
+
+LOCK_NAME = "held"
+"""This file in a folder is locked for as long as the process lives that made the folder."""
+
+LONGEST_BASE = 14
+"""So many characters the path of the folder's parent may have. The path of a Unix socket ends after 103 characters
+(after 107 on Linux), and Ray names its own `session_2026-11-29_19-05-56_969160_1234567/sockets/plasma_store`."""
+
+
+@contextmanager
+def private_ray() -> Iterator[Path]:
+    """All that keeps others out of a Ray which is started within the block; yields the folder for its files.
+
+    Ray's processes find a fresh token there. Whatever the user's environment says of tokens counts again afterwards.
+    """
+    with private_folder() as folder:
+        wanted = guards(_write_token(folder))
+        before = {name: os.environ.get(name) for name in wanted}
+        _set(wanted)
+        try:
+            _read_environment_again()
+            yield folder
+        finally:
+            _set(before)
+            _read_environment_again()
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """An empty folder of mode 700, removed at the end; those whose process was killed are removed first."""
+    base = _base()
+    _remove_abandoned(base)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    try:
+        with (folder / "new").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / "new").rename(folder / LOCK_NAME)  # so that nobody sees it unlocked
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a process of Ray's may end after us; the next launch sweeps
+
+
+def guards(token: Path) -> dict[str, str | None]:
+    """Variables of the environment in which Ray's processes start; None for one that must not be there."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_AUTH_TOKEN": None,  # would count more than the file, and every child could read it
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # so Ray calls a node that is found at the loopback address only
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+    }
+
+
+def on_loopback() -> bool:
+    """Whether the Ray that this process belongs to is one that no other machine reaches."""
+    import ray
+
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _base() -> str:
+    """Where the folder is made: where Ray would make its own, or in /tmp if that path is too long for sockets."""
+    wanted = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return wanted if len(wanted) <= LONGEST_BASE else "/tmp"
+
+
+def _write_token(folder: Path) -> Path:
+    """A file of mode 600 with 256 random bits, as many as Ray's own tokens have."""
+    path = folder / "token"
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(os.urandom(32).hex(), encoding="ascii")
+    return path
+
+
+def _remove_abandoned(base: str) -> None:
+    """Remove this user's folders whose process is gone, as it is after a `kill -9`: nobody holds their lock."""
+    for folder in Path(base).glob(f"{PREFIX}*"):
+        try:
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / LOCK_NAME).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, being made, or just removed by another
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _read_environment_again() -> None:
+    """Have Ray in this process see the environment as it is now; by itself it reads it once."""
+    from ray import _raylet
+    from ray._private import ray_constants
+
+    alone = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) == "0"
+    ray_constants.ENABLE_RAY_CLUSTER = not alone and not ray_constants.IS_WINDOWS_OR_OSX
+    native: Any = _raylet
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
