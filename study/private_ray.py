@@ -14,21 +14,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PREFIX = "labelscale-ray-"
+PREFIX = "labelscale-"
 
 LOCK_NAME = "held"
 """This file in a folder is locked for as long as the process lives that made the folder."""
 
-LONGEST_BASE = 14
-"""So many characters the path of the folder's parent may have. The path of a Unix socket ends after 103 characters
-(after 107 on Linux), and Ray names its own `session_2026-11-29_19-05-56_969160_1234567/sockets/plasma_store`."""
+SOCKET = "labelscale-12345678/ray/session_2026-11-29_19-05-56_969160_1234567/sockets/plasma_store"
+"""A path below the folder's parent at which Ray listens."""
+
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""So many characters the path of a Unix socket may have."""
 
 
 @contextmanager
 def private_ray() -> Iterator[Path]:
-    """All that keeps others out of a Ray which is started within the block; yields the folder for its files.
+    """All that keeps others out of a Ray which is started within the block; yields the folder for that Ray's files.
 
-    Ray's processes find a fresh token there. Whatever the user's environment says of tokens counts again afterwards.
+    Its processes find a fresh token beside it. Whatever the user's environment says of tokens counts again afterwards.
     """
     with private_folder() as folder:
         wanted = guards(_write_token(folder))
@@ -36,7 +38,7 @@ def private_ray() -> Iterator[Path]:
         _set(wanted)
         try:
             _read_environment_again()
-            yield folder
+            yield folder / "ray"  # Ray lets all users write to its folder: what is around it keeps them out
         finally:
             _set(before)
             _read_environment_again()
@@ -81,7 +83,7 @@ def on_loopback() -> bool:
 def _base() -> str:
     """Where the folder is made: where Ray would make its own, or in /tmp if that path is too long for sockets."""
     wanted = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    return wanted if len(wanted) <= LONGEST_BASE else "/tmp"
+    return wanted if len(f"{wanted}/{SOCKET}") <= LONGEST_SOCKET else "/tmp"
 
 
 def _write_token(folder: Path) -> Path:
