@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo report-paper test test-cluster check format
+.PHONY: setup demo report-paper test test-cluster chaos check format
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,11 @@ test: setup
 test-cluster: setup
 	LABELSCALE_NAMESPACES=private unshare --net --mount --pid --uts --ipc --fork --kill-child=SIGKILL --mount-proc \
 	    bash -c 'ip link set lo up; "$$@"; exit $$?' bash $(BIN)/python -m pytest tests/cluster
+
+# A small study is killed, stopped, starved and cut off at random moments, each round in namespaces of its own (root, or a
+# system that lets users make them), and must end as the undisturbed one. `make chaos CHAOS=--help` lists the options.
+chaos: setup
+	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
 
 check: setup
 	$(BIN)/ruff check .
