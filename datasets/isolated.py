@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 ROOT = Path(__file__).resolve().parents[1]
-CALL_SECONDS = 120.0
-"""A call that takes longer ends its child: decoders have been seen to go round for ever."""
+FRAME_SECONDS = 120.0
+"""A part of an answer that takes longer ends the child: decoders have been seen to go round for ever."""
 
 IDLE_SECONDS = 60.0
 """Processes that nobody calls end after so long, and give their memory back; the next call starts others."""
@@ -159,7 +159,7 @@ def _ending(status: int) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGALRM:
-            return f"took more than {CALL_SECONDS:g} seconds"
+            return f"took more than {FRAME_SECONDS:g} seconds"
         return f"ended by signal {number} ({signal.Signals(number).name})"
     code = os.waitstatus_to_exitcode(status)
     return f"needed more than {MEMORY_BYTES / 2**30:g} GiB of memory" if code == OUT_OF_MEMORY else f"ended with {code}"
@@ -231,12 +231,23 @@ def _run_child(connection: socket.socket, function: Function) -> None:
             request = read_frames(stream)
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, CALL_SECONDS)
-        for frame in function(request):
+        for frame in _timed(function(request)):
             stream.write(LENGTH.pack(len(frame)))
             stream.write(frame)
         stream.write(LENGTH.pack(END))
         stream.flush()
+
+
+def _timed(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Bound the time that making a frame takes, not the time in which the caller takes it."""
+    iterator = iter(frames)
+    while True:
+        signal.setitimer(signal.ITIMER_REAL, FRAME_SECONDS)
+        frame = next(iterator, None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if frame is None:
+            return
+        yield frame
 
 
 def _limit_memory() -> None:

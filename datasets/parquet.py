@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
 from datasets.blocks import map_blocks
-from datasets.filesystem import open_filesystem
+from datasets.hub_metadata import hub_class_names
 from datasets.images import Rows, Source
+from datasets.parquet_file import ParquetMetadata, read_columns, read_images, read_metadata
 
-READ_ROWS = 1024  # rows handed on at a time, because row groups of other programs can be gigabytes
 TEST_PREFIXES = (("test",), ("validation", "val"))
+MISSING_WORDS = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))
 SORT_CPUS = 0.5
 EXPECTED = {
     "image": "binary, or a struct with a binary field `bytes`",
     "label": "integers, whole-number floats, booleans or strings",
     "label_name": "strings",
 }
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,10 @@ def _read(uri: str, group: tuple[str, int, int, int], positions: NDArray[np.int6
     """
     name, index, first, rows = group
     stop = first + rows
-    filesystem, path = open_filesystem(uri)
     try:
-        with _naming(uri, name), filesystem.open_input_file(f"{path}/{name}") as stream:
-            file = pq.ParquetFile(stream)
-            for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[index], columns=["image"]):
-                image = batch.column("image")
-                binary = pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image
-                binary = pc.fill_null(binary.cast(pa.binary()), b"")
-                yield _block(name, np.arange(first, first + len(batch)), positions, binary, None)
-                first += len(batch)
+        for images in read_images(uri, name, index):
+            yield _block(name, np.arange(first, first + len(images)), positions, images, None)
+            first += len(images)
     except ValueError as error:
         nothing = pa.array([b""] * (stop - first), pa.binary())
         yield _block(name, np.arange(first, stop), positions, nothing, str(error))
@@ -98,7 +94,7 @@ def _block(
 
 @contextlib.contextmanager
 def _naming(uri: str, name: str) -> Iterator[None]:
-    """Name the file in what pyarrow says about it."""
+    """Name the file in what pyarrow says about its values."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -106,18 +102,11 @@ def _naming(uri: str, name: str) -> Iterator[None]:
         raise ValueError(f"cannot read the Parquet file {uri}/{name}: {cause}; restore or remove it") from error
 
 
-def _read_metadata(uri: str, name: str) -> pq.FileMetaData:
-    filesystem, path = open_filesystem(uri)
-    with _naming(uri, name):
-        return pq.read_metadata(f"{path}/{name}", filesystem=filesystem)
-
-
-def _read_schema(source: str, uri: str, name: str) -> pa.Schema:
-    """Return the schema of a file whose columns have types that can be read."""
-    filesystem, path = open_filesystem(uri)
-    with _naming(uri, name):
-        schema = pq.read_schema(f"{path}/{name}", filesystem=filesystem)
+def _check_schema(source: str, name: str, schema: pa.Schema) -> None:
+    """Refuse a file whose columns have types that cannot be read."""
     for column in ("image", "label"):
+        if schema.names.count(column) > 1:
+            raise ValueError(f"{name} in {source!r} has several columns `{column}`; rename all but one")
         if column not in schema.names:
             raise ValueError(
                 f"{name} in {source!r} has the columns {', '.join(schema.names)}; expected `image` and `label`"
@@ -127,7 +116,6 @@ def _read_schema(source: str, uri: str, name: str) -> pa.Schema:
             raise ValueError(
                 f"{name} in {source!r} has a column `{column}` of type {schema.field(column).type}; expected {expected}"
             )
-    return schema
 
 
 def _is_readable(column: str, found: pa.DataType) -> bool:
@@ -136,10 +124,11 @@ def _is_readable(column: str, found: pa.DataType) -> bool:
         if types.is_struct(found):
             index = found.get_field_index("bytes")
             return index >= 0 and _is_readable("image", found.field(index).type)
-        return bool(types.is_binary(found) or types.is_large_binary(found) or types.is_fixed_size_binary(found))
+        kinds = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+        return any(is_kind(found) for is_kind in kinds)
     if types.is_dictionary(found):
         found = found.value_type
-    if types.is_string(found) or types.is_large_string(found) or types.is_null(found):
+    if any(is_kind(found) for is_kind in (types.is_string, types.is_large_string, types.is_string_view, types.is_null)):
         return True
     numbers = types.is_integer(found) or types.is_floating(found) or types.is_boolean(found)
     return column == "label" and bool(numbers)
@@ -147,8 +136,11 @@ def _is_readable(column: str, found: pa.DataType) -> bool:
 
 def parquet_signature(uri: str, names: list[str], files: dict[str, int]) -> str:
     """Return a sha256 over the names, sizes and row counts of the files used."""
-    rows = [_read_metadata(uri, name).num_rows for name in names]
-    listing = "".join(f"{name}\0{files[name]}\0{count}\n" for name, count in zip(names, rows, strict=True))
+    return _signature({name: read_metadata(uri, name) for name in names}, files)
+
+
+def _signature(metadata: dict[str, ParquetMetadata], files: dict[str, int]) -> str:
+    listing = "".join(f"{name}\0{files[name]}\0{one.rows}\n" for name, one in metadata.items())
     return "parquet-" + hashlib.sha256(listing.encode()).hexdigest()
 
 
@@ -191,9 +183,13 @@ def open_parquet(source: str, uri: str, files: dict[str, int]) -> Source:
     """
     train_names, candidates = split_names(files, source)
     used = [*train_names, *(name for names in candidates for name in names)]
-    schemas = {name: _read_schema(source, uri, name) for name in used}
-    train = _read_labels(source, uri, train_names, schemas)
-    tests = [_read_labels(source, uri, names, schemas) for names in candidates]
+    metadata = {name: read_metadata(uri, name) for name in used}
+    for name, one in metadata.items():
+        _check_schema(source, name, one.schema)
+    train = _read_labels(source, uri, train_names, metadata)
+    if not len(train.labels):
+        raise ValueError(f"the training files of {source!r} ({', '.join(train_names[:10])}) have no rows")
+    tests = [_read_labels(source, uri, names, metadata) for names in candidates]
     labelled = [test for test in tests if len(_known(test.labels))]
     if not labelled:
         raise ValueError(
@@ -201,17 +197,24 @@ def open_parquet(source: str, uri: str, files: dict[str, int]) -> Source:
         )
     test = labelled[0]
     values = sorted(_known(train.labels))
+    if words := [value for value in values if isinstance(value, str) and value.strip().lower() in MISSING_WORDS]:
+        logger.warning(
+            "the training rows of %s have classes named %s, as programs write missing labels; make these labels null "
+            "if the images have none",
+            source,
+            ", ".join(repr(word) for word in words),
+        )
     if extra := sorted(_known(test.labels) - set(values)):
         raise ValueError(f"the test rows of {source!r} have labels {extra[:10]} that the training rows lack")
     index = {value: number for number, value in enumerate(values)}
     train_labels, test_labels = _numbered(train.labels, index), _numbered(test.labels, index)
     if missing := int(np.count_nonzero(test_labels < 0)):
         raise ValueError(f"{missing} test rows of {source!r} have no label; remove them or label them")
-    groups, mean_bytes = _groups(uri, [*train.names, *test.names])
+    groups, mean_bytes = _groups({name: metadata[name] for name in [*train.names, *test.names]})
     ids = np.arange(len(train_labels) + len(test_labels))
     return Source(
         name=source,
-        signature=parquet_signature(uri, used, files),
+        signature=_signature(metadata, files),
         classes=tuple(train.class_names.get(value, str(value)) for value in values),
         train=Rows(ids[: len(train_labels)], train_labels),
         test=Rows(ids[len(train_labels) :], test_labels),
@@ -228,16 +231,15 @@ def _numbered(labels: pa.ChunkedArray, index: dict[int | str, int]) -> NDArray[n
     return np.asarray(pc.fill_null(found, -1), np.int32)
 
 
-def _read_labels(source: str, uri: str, names: list[str], schemas: dict[str, pa.Schema]) -> _Table:
-    filesystem, path = open_filesystem(uri)
+def _read_labels(source: str, uri: str, names: list[str], metadata: dict[str, ParquetMetadata]) -> _Table:
     columns: list[pa.ChunkedArray] = []
     class_names: dict[int | str, str] = {}
     for name in names:
-        wanted = [column for column in ("label", "label_name") if column in schemas[name].names]
+        schema = metadata[name].schema
+        table = read_columns(uri, name, [column for column in ("label", "label_name") if column in schema.names])
         with _naming(uri, name):
-            table = pq.read_table(f"{path}/{name}", columns=wanted, filesystem=filesystem)
             labels = _plain_labels(f"{name} in {source!r}", table["label"])
-            class_names |= _class_names(schemas[name], labels, table)
+            class_names |= _class_names(f"{name} in {source!r}", schema, labels, table)
         columns.append(labels)
     types = {column.type for column in columns if column.null_count < len(column)}  # a file may lack any label
     if len(types) > 1:
@@ -264,10 +266,8 @@ def _plain_labels(where: str, labels: pa.ChunkedArray) -> pa.ChunkedArray:
     return labels.cast(pa.int64() if is_number else pa.string())
 
 
-def _class_names(schema: pa.Schema, labels: pa.ChunkedArray, table: pa.Table) -> dict[int | str, str]:
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
-    if names:
+def _class_names(where: str, schema: pa.Schema, labels: pa.ChunkedArray, table: pa.Table) -> dict[int | str, str]:
+    if names := hub_class_names(where, schema):
         return dict(enumerate(names))
     if "label_name" not in table.column_names:
         return {}
@@ -277,16 +277,10 @@ def _class_names(schema: pa.Schema, labels: pa.ChunkedArray, table: pa.Table) ->
     }
 
 
-def _groups(uri: str, names: list[str]) -> tuple[list[tuple[str, int, int, int]], float]:
-    groups, first, size = [], 0, 0
-    for name in names:
-        metadata = _read_metadata(uri, name)
-        for index in range(metadata.num_row_groups):
-            group = metadata.row_group(index)
-            groups.append((name, index, first, group.num_rows))
-            first += group.num_rows
-            columns = [group.column(number) for number in range(group.num_columns)]
-            size += sum(
-                column.total_uncompressed_size for column in columns if column.path_in_schema.startswith("image")
-            )
-    return groups, size / max(1, first)
+def _groups(files: dict[str, ParquetMetadata]) -> tuple[list[tuple[str, int, int, int]], float]:
+    groups, first = [], 0
+    for name, metadata in files.items():
+        for index, rows in enumerate(metadata.group_rows):
+            groups.append((name, index, first, rows))
+            first += rows
+    return groups, sum(sum(metadata.group_image_bytes) for metadata in files.values()) / max(1, first)
