@@ -112,7 +112,8 @@ class Isolated:
 
     def _begin(self) -> None:
         self._control, theirs = socket.socketpair()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
             self._template = subprocess.Popen(
                 self._command,

@@ -7,16 +7,16 @@ import logging
 import os
 import socket
 import subprocess
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from reports.storage import Storage
 from study.private_ray import on_loopback, private_ray
-
-ROOT = Path(__file__).resolve().parents[1]
+from study.upload import ROOT, copy_code
 
 SETTINGS_OF_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,14 +32,15 @@ COMMIT_VARIABLE = "LABELSCALE_COMMIT"
 """On a cluster the tree is no checkout: the launch that sent it there says what it was."""
 JOB_VARIABLE = "LABELSCALE_JOB"
 """The id of the Ray job that a launch runs in."""
-NOT_UPLOADED = ["/runs/", "/.*/", "/build/", "__pycache__/"]
 
 
 @contextmanager
-def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator[None]:
+def ray_cluster(
+    address: str | None, storage: Storage | None = None, say: Callable[[str], None] = print
+) -> Iterator[None]:
     """Ray for the time of a launch: one that this user alone can reach, on this machine, or the cluster at `address`.
 
-    The checkout travels to a cluster's nodes, but for a storage that lies in it.
+    The code travels to a cluster's nodes, and it is said what that is; see `study.upload`.
 
     Raises:
         ValueError: no cluster at the address, or an address of Ray Client, in which a study cannot be driven.
@@ -55,7 +56,7 @@ def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator
         os.environ.setdefault(name, value)
     with private_ray() if address is None else nullcontext() as folder:
         try:
-            _connect(address, storage, folder)
+            _connect(address, storage, folder, say)
             yield
         finally:
             import ray
@@ -63,7 +64,7 @@ def ray_cluster(address: str | None, storage: Storage | None = None) -> Iterator
             ray.shutdown()
 
 
-def _connect(address: str | None, storage: Storage | None, folder: Path | None) -> None:
+def _connect(address: str | None, storage: Storage | None, folder: Path | None, say: Callable[[str], None]) -> None:
     """Start a Ray whose files are in `folder`, or join the one at an address."""
     import ray
     import ray.data
@@ -76,9 +77,11 @@ def _connect(address: str | None, storage: Storage | None, folder: Path | None) 
         elif JOB_VARIABLE in os.environ:  # the job brought the tree
             start(address=address)
         else:
-            excluded = [*NOT_UPLOADED, *storage_below_root(storage)]
-            uploaded = {"working_dir": str(ROOT), "excludes": excluded, "env_vars": SETTINGS_OF_RAY}
-            start(address=address, runtime_env=uploaded)
+            with tempfile.TemporaryDirectory(prefix="labelscale-code-") as tree:
+                here = Path(storage.root) if storage is not None and storage.is_local else None
+                upload = copy_code(Path(tree), storage=here)
+                start(address=address, runtime_env={"working_dir": tree, "env_vars": SETTINGS_OF_RAY})
+            say(f"the cluster has {upload.sentence()}")
     except ConnectionError as error:
         raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); is it up?") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
@@ -144,13 +147,6 @@ def git_state() -> tuple[str, bool]:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def storage_below_root(storage: Storage | None) -> list[str]:
-    """The pattern that excludes a storage inside the checkout from being uploaded."""
-    if storage is None or not storage.is_local or not Path(storage.root).is_relative_to(ROOT):
-        return []
-    return [f"/{Path(storage.root).relative_to(ROOT)}/"]
 
 
 def _check_that_something_listens(address: str) -> None:

@@ -68,7 +68,7 @@ def launch_on_cluster(cluster: str, submission: Submission, say: Say) -> int:
         client = job_client(url)
         job = _running(client, submission.storage)
         if job is None:
-            id = _submit(client, submission)
+            id = _submit(client, submission, say)
             say(f"job {id} runs on the cluster; Ctrl-C leaves it running, launching again follows it")
         else:
             check_same_launch(str(job.submission_id), job.metadata, submission.metadata())
@@ -137,12 +137,12 @@ def _jobs(client: Any) -> list[Any]:
         raise ConnectionError(f"the cluster does not tell its jobs: {error}") from error
 
 
-def _submit(client: Any, submission: Submission) -> str:
+def _submit(client: Any, submission: Submission, say: Say) -> str:
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", submission.name)
     id = f"{slug}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     command = ["python", "-m", "study", "launch", STUDY_FILE, "--address", "auto", "--storage", submission.storage]
     with tempfile.TemporaryDirectory(prefix="labelscale-job-") as tree:
-        write_tree(Path(tree), submission.text)
+        upload = write_tree(Path(tree), submission.text)
         _submit_when_ready(
             client,
             entrypoint=shlex.join([*command, *submission.options]),
@@ -150,6 +150,7 @@ def _submit(client: Any, submission: Submission) -> str:
             metadata=submission.metadata(),
             runtime_env={"working_dir": tree, "env_vars": job_variables(id, os.environ)},
         )
+    say(f"the cluster has the study's file and {upload.sentence()}")
     return id
 
 

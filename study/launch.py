@@ -83,7 +83,7 @@ def launch(
     check_source(study, storage)
     skipped: list[str] = []
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
-        with lease(storage, study.name, display.say), ray_cluster(address, storage):
+        with lease(storage, study.name, display.say), ray_cluster(address, storage, display.say):
             storage = Storage(storage.root, CUT_OFF_SECONDS)  # from here on trials run, which an outage does not end
             if address is not None:
                 check_storage_is_shared(storage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,12 +10,10 @@ from datasets.manifest import has_manifest
 from datasets.schema import BUILT_IN_NAMES
 from datasets.urls import absolute, is_local
 from reports.storage import Storage
-from study.cluster import COMMIT_VARIABLE, JOB_VARIABLE, ROOT, SETTINGS_OF_RAY, git_state
+from study.cluster import COMMIT_VARIABLE, JOB_VARIABLE, SETTINGS_OF_RAY, git_state
 from study.config import Data, Study
 from study.trial import DataIdentity
-
-PACKAGES = ("datasets", "reports", "study", "trainables")
-"""All that a launch imports."""
+from study.upload import Upload, copy_code
 
 STUDY_FILE = "study.yaml"
 
@@ -24,11 +21,11 @@ FORWARDED = "NCCL_"
 """Variables that begin so are the launch's and its workers', as on one machine."""
 
 
-def write_tree(tree: Path, study_text: str) -> None:
-    """The code and the study, and nothing else of the checkout."""
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+def write_tree(tree: Path, study_text: str) -> Upload:
+    """The code and the study, and nothing else of the checkout; returns what the code is."""
+    upload = copy_code(tree)
     (tree / STUDY_FILE).write_text(study_text, encoding="utf-8")
+    return upload
 
 
 def job_variables(id: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -72,6 +72,11 @@ def guards(token: Path) -> dict[str, str | None]:
     }
 
 
+def without_tokens(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process that does not speak to Ray."""
+    return {name: value for name, value in environment.items() if not name.startswith("RAY_AUTH_")}
+
+
 def on_loopback() -> bool:
     """Whether the Ray that this process belongs to is one that no other machine reaches."""
     import ray

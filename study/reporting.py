@@ -21,8 +21,9 @@ from reports.page import build_page
 from reports.results import Results, StudyInfo
 from reports.settings import variant_of
 from reports.storage import Storage
-from study.cluster import ROOT
 from study.plan import Plan, PlannedTrial
+from study.private_ray import without_tokens
+from study.upload import ROOT
 
 REFRESH_SECONDS = 30.0
 RECORDS_A_SECOND = 20  # each report reads all records again: on average no more, so that big studies refresh rarely
@@ -83,7 +84,7 @@ class Refresher:
                 stdin=self.task,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**without_tokens(os.environ), "OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C is for the launch, which then ends this process
             )
             os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
