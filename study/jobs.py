@@ -19,6 +19,7 @@ from typing import Any
 from study.cluster import job_client
 from study.parcel import STUDY_FILE, job_variables, write_tree
 from study.tunnel import dashboard
+from study.upload import Upload
 
 LOST_SECONDS = 600.0
 """So long a job is looked for after it was last heard of; it runs on in any case."""
@@ -68,8 +69,9 @@ def launch_on_cluster(cluster: str, submission: Submission, say: Say) -> int:
         client = job_client(url)
         job = _running(client, submission.storage)
         if job is None:
-            id = _submit(client, submission, say)
+            id, sent = _submit(client, submission)
             say(f"job {id} runs on the cluster; Ctrl-C leaves it running, launching again follows it")
+            say(f"it got the study's file and {sent.sentence()}")
         else:
             check_same_launch(str(job.submission_id), job.metadata, submission.metadata())
             id = str(job.submission_id)
@@ -137,12 +139,13 @@ def _jobs(client: Any) -> list[Any]:
         raise ConnectionError(f"the cluster does not tell its jobs: {error}") from error
 
 
-def _submit(client: Any, submission: Submission, say: Say) -> str:
+def _submit(client: Any, submission: Submission) -> tuple[str, Upload]:
+    """The id of a new job, and the code that went along."""
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", submission.name)
     id = f"{slug}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     command = ["python", "-m", "study", "launch", STUDY_FILE, "--address", "auto", "--storage", submission.storage]
     with tempfile.TemporaryDirectory(prefix="labelscale-job-") as tree:
-        upload = write_tree(Path(tree), submission.text)
+        sent = write_tree(Path(tree), submission.text)
         _submit_when_ready(
             client,
             entrypoint=shlex.join([*command, *submission.options]),
@@ -150,8 +153,7 @@ def _submit(client: Any, submission: Submission, say: Say) -> str:
             metadata=submission.metadata(),
             runtime_env={"working_dir": tree, "env_vars": job_variables(id, os.environ)},
         )
-    say(f"the cluster has the study's file and {upload.sentence()}")
-    return id
+    return id, sent
 
 
 def _submit_when_ready(client: Any, **job: Any) -> None:
