@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo report-paper test test-cluster chaos check format
+.PHONY: setup demo report-paper test test-cluster chaos fuzz check format
 
 setup: $(VENV)/.installed
 
@@ -36,6 +36,10 @@ test-cluster: setup
 # system that lets users make them), and must end as the undisturbed one. `make chaos CHAOS=--help` lists the options.
 chaos: setup
 	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+
+# Random damage to everything that is read. `make fuzz FUZZ=--help` lists the options.
+fuzz: setup
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 check: setup
 	$(BIN)/ruff check .
