@@ -19,6 +19,7 @@ from typing import Any
 import boto3
 import botocore.exceptions
 
+from reports.message import complain
 from reports.plain_yaml import parse_yaml
 
 NAME = "labelscale"
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
         for line in prepare(Path(arguments[0])):
             print(line)
     except (ValueError, OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     return 0
 

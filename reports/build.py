@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable
 from difflib import get_close_matches
 from functools import cache
@@ -13,6 +12,7 @@ from datasets.urls import absolute
 from reports import paper
 from reports.drawing import figures_of
 from reports.export import IMAGE_FORMATS, ImageFormat, as_csv, as_images, as_parquet
+from reports.file_name import file_name
 from reports.markdown import as_markdown
 from reports.page import build_page
 from reports.results import Results, StudyInfo
@@ -63,8 +63,8 @@ def paper_results() -> Results:
 def write_report(storage: Storage, results: Results, kind: str = "html", stem: str | None = None) -> list[str]:
     """Write a report in one of the `FORMATS` and return the paths or URLs of its files.
 
-    It goes to STEM.KIND, the stem being a path or URL; without one to `reports/STUDY.KIND` in the storage, characters
-    that a file name should not have replaced by "-". Images are of every figure that has data, in a folder STEM.
+    It goes to STEM.KIND, the stem being a path or URL; without one to `reports/STUDY.KIND` in the storage, the study's
+    name as in `file_name`. Images are of every figure that has data, in a folder STEM.
 
     Raises `export.ImageError` where images cannot be drawn.
     """
@@ -97,8 +97,7 @@ def write_file(results: Results, destination: str) -> str:
 
 def _target(storage: Storage, study: str, stem: str | None) -> tuple[Storage, tuple[str, ...], str]:
     if stem is None:
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", study).strip(".-")
-        return storage, ("reports",), safe or "study"
+        return storage, ("reports",), file_name(study)
     target, name = _file_of(stem)
     return target, (), name
 

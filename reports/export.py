@@ -16,7 +16,7 @@ from reports.figures.style import IMAGE_WIDTH
 ImageFormat = Literal["png", "svg", "pdf"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 SECONDS = 60.0  # for starting a browser, and for drawing one figure
-FORMULA = r"^([=+\-@\t\r])"
+FORMULA = r"^([=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20])"  # and their wide forms, which spreadsheets take for the same
 REMEDY = "install Chrome or Chromium (Debian: apt install chromium), or set BROWSER_PATH to it"
 
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import resource
 import socket
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
@@ -14,6 +13,8 @@ from http import HTTPStatus
 from typing import Any
 
 import uvicorn
+
+from reports.message import complain
 
 ADDRESS = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost")  # what a browser on this machine calls it
@@ -74,7 +75,7 @@ class LivePage:
         except Exception as error:  # whatever it is, the next reader may be luckier: a storage may answer again
             reason = str(error) if isinstance(error, (ValueError, OSError)) else repr(error)
             if reason != self.said:
-                print(f"cannot build the report: {reason}", file=sys.stderr, flush=True)
+                complain(f"cannot build the report: {reason}")
             self.said = reason
             return None
 

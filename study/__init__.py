@@ -1,5 +1,6 @@
 """The question: what is run, in which order, on which resources."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,4 +21,10 @@ def _check_that_datasets_is_ours() -> None:
         )
 
 
-_check_that_datasets_is_ours()
+try:
+    _check_that_datasets_is_ours()
+except ImportError as error:
+    if sys.argv[:1] != ["-m"]:
+        raise
+    print(f"error: {error}", file=sys.stderr)  # as `python -m study`: one sentence, no traceback
+    sys.exit(2)

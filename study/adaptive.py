@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from trainables.ranges import MOST_IMAGES, AtOnce, Folds, Hours, Seed
 from trainables.spec import Spec
 
 Scalar = bool | int | float | str
@@ -16,6 +18,9 @@ BEST = "best"
 """The value of an axis that asks for its best value."""
 
 DEFAULT_TRIALS = 20  # of a search that names no budget
+
+MOST_SETTINGS = 10  # chosen together: their ends are tried in all combinations
+MOST_OPTIONS = 1_000
 
 RUNGS = 4
 """A training that may be pruned is judged at so many evenly spaced points, the last one being its end."""
@@ -33,8 +38,8 @@ class Dev(Spec):
     held out in turn (cross-validation), in a training of its own; with more, one part is.
     """
 
-    folds: int = Field(default=5, ge=2)
-    few_labels: int = Field(default=5000, ge=0)
+    folds: Folds = 5
+    few_labels: int = Field(default=5000, ge=0, le=MOST_IMAGES)
 
     def held_out(self, labelled: int) -> range:
         """The folds that are held out, one a training, of a label fraction with so many labelled images."""
@@ -47,7 +52,7 @@ class Select(Spec):
     `by` is what they are compared by: the mean top-1 accuracy on held-out labelled images.
     """
 
-    over: dict[str, list[Scalar]] = Field(min_length=1)
+    over: dict[str, list[Scalar]] = Field(min_length=1, max_length=MOST_SETTINGS)
     by: Literal["dev_top1"] = "dev_top1"
 
     @model_validator(mode="after")
@@ -57,6 +62,8 @@ class Select(Spec):
                 raise ValueError(f"select.over.{name} has no values: there is nothing to choose among")
             if names_one_twice(values):
                 raise ValueError(f"select.over.{name} names a value twice: {values}")
+        if (options := math.prod(map(len, self.over.values()))) > MOST_OPTIONS:
+            raise ValueError(f"select.over has {options:,} combinations; expected at most {MOST_OPTIONS:,}")
         return self
 
 
@@ -66,7 +73,7 @@ class Range(Spec):
     log: tuple[float, float] | None = Field(default=None, strict=False)
     uniform: tuple[float, float] | None = Field(default=None, strict=False)
     whole: tuple[int, int] | None = Field(default=None, strict=False, alias="int")
-    choices: list[Scalar] | None = Field(default=None, min_length=1)
+    choices: list[Scalar] | None = Field(default=None, min_length=1, max_length=MOST_OPTIONS)
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +107,11 @@ class Range(Spec):
 
 def _is_misspelled(key: str, value: Any) -> bool:
     known = [name for name in Search.model_fields if name != "settings"]
-    return not isinstance(value, dict | list | Range) and bool(difflib.get_close_matches(key, known, n=1))
+    return (
+        isinstance(key, str)
+        and not isinstance(value, dict | list | Range)
+        and bool(difflib.get_close_matches(key, known, n=1))
+    )
 
 
 class Search(Spec):
@@ -115,13 +126,13 @@ class Search(Spec):
     a bigger model learns later.
     """
 
-    settings: dict[str, Range] = Field(min_length=1)
-    trials: int | None = Field(default=None, ge=1)
-    device_hours: float | None = Field(default=None, gt=0)
+    settings: dict[str, Range] = Field(min_length=1, max_length=MOST_SETTINGS)
+    trials: int | None = Field(default=None, ge=1, le=10_000)
+    device_hours: Hours | None = None
     sampler: Literal["tpe", "random"] = "tpe"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     pruner: Literal["none", "asha", "median"] = "none"
-    parallel: int = Field(default=4, ge=1)
+    parallel: AtOnce = 4
 
     @model_validator(mode="before")
     @classmethod
@@ -155,7 +166,7 @@ class Explore(Spec):
     objectives: tuple[Literal["dev_top1"], Literal["train_flops", "parameters", "device_hours"]] = Field(
         default=("dev_top1", "train_flops"), strict=False
     )
-    budget_device_hours: float = Field(gt=0)
-    patience: int = Field(default=10, ge=1)
-    seed: int = Field(default=0, ge=0)
-    parallel: int = Field(default=2, ge=1)
+    budget_device_hours: Hours
+    patience: AtOnce = 10
+    seed: Seed = 0
+    parallel: AtOnce = 2

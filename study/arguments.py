@@ -3,14 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from reports.message import complain
+from trainables.ranges import MOST_AT_ONCE, MOST_HOURS, MOST_IMAGES, MOST_SEED
 
 Command = Callable[[argparse.Namespace], int]
+
+MOST_SEEDS = 100_000
+
+RANGES: dict[str, tuple[float, float]] = {
+    "devices": (1, MOST_AT_ONCE),
+    "seeds": (1, MOST_SEEDS),
+    "label_seed": (0, MOST_SEED),
+    "train_limit": (1, MOST_IMAGES),
+    "test_limit": (1, MOST_IMAGES),
+    "budget_gpu_hours": (1e-6, MOST_HOURS),
+    "port": (0, 65_535),
+}
+"""The least and the largest number of every option that takes one."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses as `argparse` does, in a message of bounded length."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        complain(f"error: {message}")
+        self.exit(2)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        ValueError: the option, its number, and what is expected.
+    """
+    for name, (low, high) in RANGES.items():
+        found = getattr(options, name, None)
+        if found is not None and not low <= found <= high:
+            ends = [f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (low, high)]
+            raise ValueError(f"--{name.replace('_', '-')} {found:g}: expected {ends[0]} to {ends[1]}")
 
 
 def make_parser(commands_by_name: Mapping[str, Command]) -> argparse.ArgumentParser:
     """The parser of all commands; what it parses has the function of its command as `command`."""
-    parser = argparse.ArgumentParser(prog="python -m study", description="Label-efficiency scaling studies.")
+    parser = _Parser(prog="python -m study", description="Label-efficiency scaling studies.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add_storage_and_overrides(added: argparse.ArgumentParser) -> None:

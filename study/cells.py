@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from study.adaptive import Scalar
-from study.check import set_path
-from study.config import AXES_OF_STAGE, DEFAULT_AXES, PARENT, Grid, Rule, Study, explain_errors
+from study.check import check_number, set_path
+from study.config import AXES_OF_STAGE, DEFAULT_AXES, PARENT, Grid, Rule, Study
 from study.hint import hint
+from study.problems import explain_errors
 from study.trial import DataIdentity, TrialSpec
 from trainables.spec import SETTINGS, DevSplit, Settings, Stage
 
@@ -55,6 +56,7 @@ class TrialMaker:
             spec = self.specify(stage, cell, dev)
             self.ids[key] = spec.trial_id()
             self.specs.setdefault(self.ids[key], spec)
+            check_number(len(self.specs))
         return self.ids[key]
 
     def lineage(self, id: str) -> set[str]:

@@ -7,15 +7,41 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from reports.plain_scalar import shown
 from study.adaptive import BEST, Scalar, names_one_twice
-from study.config import NAMED_AXES, Grid, Study, explain_errors
+from study.config import NAMED_AXES, Grid, Study
 from study.hint import hint
+from study.problems import explain_errors
 from study.trial import TrialSpec
 from trainables.architecture import parse_architecture
+from trainables.ranges import LEAST_TEMPERATURE, MOST_SEED, MOST_TEMPERATURE
 from trainables.spec import LinearSettings, Memory, PretrainSettings
 
 OWN_NEGATIVES = 0.01
 """Largest share of rows that may meet their own image, from the epoch before, among the memory's negatives."""
+
+
+MOST_CELLS = 200_000
+MOST_TRIALS = 500_000
+
+
+def check_cells(study: Study) -> None:
+    """Refuse grids of too many cells before they are made."""
+    cells = sum(math.prod(map(len, grid.axes.values())) for grid in study.grid)
+    if cells > MOST_CELLS:
+        raise ValueError(
+            f"the grid has {cells:,} cells, expected at most {MOST_CELLS:,}; take fewer values, or several studies in "
+            "one storage, which share their trials"
+        )
+
+
+def check_number(trials: int) -> None:
+    """Refuse a plan that grows too large."""
+    if trials > MOST_TRIALS:
+        raise ValueError(
+            f"the study has more than {MOST_TRIALS:,} trials; take fewer values, samples or folds, or several studies "
+            "in one storage, which share their trials"
+        )
 
 
 def check_grid(study: Study, grid: Grid) -> None:
@@ -27,10 +53,11 @@ def check_grid(study: Study, grid: Grid) -> None:
         odd = [value for value in values if not isinstance(value, bool | int | float | str)]
         if odd:
             raise ValueError(
-                f"grid axis `{axis}` has the value {odd[0]!r}, expected a number, a name, or true or false"
+                f"grid axis `{axis}` has the value {shown(repr(odd[0]))[1:-1]}, expected a number, a name, "
+                "or true or false"
             )
         if names_one_twice(values):
-            raise ValueError(f"grid axis `{axis}` names a value twice: {values}")
+            raise ValueError(f"grid axis `{axis}` names a value twice: {shown(str(values))[1:-1]}")
         if axis in NAMED_AXES:
             check_axis(axis, [value for value in values if (axis, value) != ("head_layer", BEST)])
         elif axis.partition(".")[0] not in study.stages.named() or "." not in axis:
@@ -98,14 +125,19 @@ def check_axis(axis: str, values: list[Scalar]) -> None:
             raise ValueError(f"grid axis `{axis}` has the value {value!r}, expected {expected}")
         if axis == "architecture":
             parse_architecture(str(value))
-        elif axis == "label_fraction" and not 0 < float(value) <= 1:
+        elif axis == "label_fraction" and not 0 < value <= 1:  # type: ignore[operator]
             raise ValueError(f"label_fraction {value} is outside (0, 1]: 0.01 is one percent, 1 is all labels")
-        elif axis == "temperature" and not float(value) > 0:
-            raise ValueError(f"temperature {value} must be above 0; the paper uses 0.1 and 1")
+        elif axis == "temperature" and not LEAST_TEMPERATURE <= value <= MOST_TEMPERATURE:  # type: ignore[operator]
+            raise ValueError(
+                f"temperature {value} is outside {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}; "
+                "the paper uses 0.1 and 1"
+            )
         elif axis == "head_depth" and not 2 <= int(value) <= 4:
             raise ValueError(f"head_depth {value} is outside 2 to 4, the depths of the paper's projection heads")
-        elif axis in ("head_layer", "seed") and int(value) < 0:
-            raise ValueError(f"{axis} {value} must be 0 or more")
+        elif axis == "head_layer" and int(value) < 0:
+            raise ValueError(f"head_layer {value} must be 0 or more")
+        elif axis == "seed" and not 0 <= int(value) <= MOST_SEED:
+            raise ValueError(f"seed {value} is outside 0 to {MOST_SEED:,}, the seeds that torch takes")
 
 
 def micro_batches(spec: TrialSpec) -> int:
@@ -119,6 +151,11 @@ def check_batch(id: str, spec: TrialSpec, workers: int, train_images: int) -> No
     if batch % (workers * parts):
         cut = f" in {parts} micro-batches each" if parts > 1 else ""
         raise ValueError(f"{id}: global_batch_size {batch} is not a multiple of its {workers} workers{cut}")
+    if batch < 2 and not isinstance(spec.settings, LinearSettings):
+        raise ValueError(
+            f"{id}: global_batch_size 1 leaves one image to each step, whose batch norm would have nothing to compare "
+            "it with; take 2 or more"
+        )
     if parts > 1 and batch // parts < 2:
         raise ValueError(
             f"{id}: {parts} micro-batches leave one image of a global_batch_size of {batch} to each, whose batch norm "

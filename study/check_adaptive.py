@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from reports.settings import by_path
 from study.adaptive import BEST, Scalar
 from study.check import check_axis, set_path
-from study.config import Study, explain_errors
+from study.config import Study
 from study.hint import hint
+from study.problems import explain_errors
 from trainables.spec import Stage
 
 OWN_AXES: dict[Stage, tuple[str, ...]] = {

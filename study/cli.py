@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.urls import absolute, is_local
+from reports.message import complain, printable
 from reports.storage import Storage
-from reports.stored import read_failures, read_record, read_records, record_ids
-from study.arguments import make_parser
+from reports.stored import read_failures, read_records, record_ids
+from study.advice import warnings_of
+from study.arguments import check_options, make_parser
 from study.config import Study
 from study.describe import describe_plan
 from study.drift import drift
+from study.environment import missing_package
 from study.evidence import StoredEvidence
 from study.failures import TRIED_AGAIN, failed_for_good
 from study.images import find_images
 from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
-from study.plan import Plan, PlannedTrial, make_plan, training_rows
+from study.plan import Plan, PlannedTrial, make_plan
+from study.presence import check_presence
 from study.running import read_progresses
 from study.schedule import Schedule
 from trainables.spec import STAGES
@@ -36,12 +40,16 @@ def main(arguments: list[str]) -> int:
     commands = {"plan": plan, "launch": launch, "status": status, "report": report, "explain": explain, "shard": shard}
     options = make_parser(commands).parse_args(arguments)
     try:
+        check_options(options)
         code: int = options.command(options)
     except BrokenPipeError:  # `plan ... | head`
         sys.stderr.close()
         return 0
     except (ValueError, OSError) as error:  # what is wrong with the input, or a storage or disk that fails
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
+        return 2
+    except ModuleNotFoundError as error:
+        complain(missing_package(error))
         return 2
     except KeyboardInterrupt:
         print("interrupted; launch again to go on where it stopped", file=sys.stderr)
@@ -62,10 +70,9 @@ def plan(options: argparse.Namespace) -> int:
     storage = Storage(options.storage)
     per_worker = study.execution.per_worker
     hardware = of_node(node, per_worker) if node else this_machine(per_worker)
-    if options.devices is not None and options.devices < 1:
-        raise ValueError(f"--devices {options.devices}: expected 1 or more")
     made = current_plan(study, storage, whole_grid=True)
     whole = made.whole()
+    _warn(study)
     if options.calibrate:
         from study.calibrate import calibrate
 
@@ -96,7 +103,7 @@ def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False, 
     made = make_plan(study, find_images(study, storage), evidence.done, evidence)
     records, problems = read_records(storage, made.finished)
     for problem in problems:
-        print(f"not a record: {problem.path}: {problem.reason}; delete or restore it", file=sys.stderr)
+        complain(f"not a record: {problem.path}: {problem.reason}; delete or restore it")
     return replace(made, finished=frozenset(record.id for record in records))
 
 
@@ -105,9 +112,8 @@ def launch(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.set)
     if options.seeds is not None:
         study = with_seeds(study, options.seeds)
+    _warn(study)
     only = parse_only(options.only) if options.only is not None else None
-    if options.budget_gpu_hours is not None and not options.budget_gpu_hours > 0:
-        raise ValueError(f"--budget-gpu-hours {options.budget_gpu_hours:g} pays for nothing; expected more than 0")
     if options.cluster:
         _check_for_cluster(study, options)
     if options.cluster and not options.dry_run:  # before Ray is imported, which reads but once whether to show a token
@@ -134,18 +140,23 @@ def launch(options: argparse.Namespace) -> int:
     return 1
 
 
+def _warn(study: Study) -> None:
+    for warning in warnings_of(study):
+        complain(f"warning: {warning}")
+
+
 def _say_what_is_missing(launched: Launched) -> None:
     for id, failure in launched.failures.items():
-        print(f"failed: {id}: {failure.error_type}: {failure.message}", file=sys.stderr)
+        complain(f"failed: {id}: {failure.error_type}: {failure.message}")
     for id in launched.skipped:
         if id in launched.plan.trials:
-            print(f"skipped: {id}: what it builds on has no result", file=sys.stderr)
+            complain(f"skipped: {id}: what it builds on has no result")
     for choice in launched.plan.open_choices:
-        print(f"not decided: {choice.id}: {len(choice.options)} candidates, not all with a result", file=sys.stderr)
+        complain(f"not decided: {choice.id}: {len(choice.options)} candidates, not all with a result")
     missing, planned = len(launched.wanted - launched.plan.finished), len(launched.plan.trials)
     guilty = any(failure.error_type not in TRIED_AGAIN for failure in launched.failures.values())
     again = "mend what failed, then launch with --retry-failed" if guilty else "launch again to go on"
-    print(f"{missing} of {planned} trials have no record; {again}", file=sys.stderr)
+    complain(f"{missing} of {planned} trials have no record; {again}")
 
 
 def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
@@ -207,6 +218,7 @@ def status(options: argparse.Namespace) -> int:
     """Print the states of a study's trials; 0 if all are finished."""
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
+    check_presence(storage, options.study)
     made = current_plan(study, storage)
     begun = set(storage.list("checkpoints"))
     progress = read_progresses(storage, (id for id in made.missing() if id in begun))
@@ -227,7 +239,7 @@ def status(options: argparse.Namespace) -> int:
     for id, share in running.items():
         print(f"running: {id}: {share:.0%} of its steps")
     for id, failure in failed.items():
-        print(f"failed: {id}: {failure.error_type}: {failure.message}")
+        print(printable(f"failed: {id}: {failure.error_type}: {failure.message}"))
     for choice in made.open_choices:
         print(f"to be decided: {choice.id}")
     return 0 if made.complete else 1
@@ -244,6 +256,8 @@ def report(options: argparse.Namespace) -> int:
     if options.paper and options.set:
         raise ValueError("--set changes a study; leave it out with --paper")
     storage = Storage(options.storage)
+    if not options.paper:
+        check_presence(storage, options.study)
     prices = read_prices(options.prices) if options.prices else None
     info = PAPER if options.paper else study_info(current_plan(load_study(options.study, options.set), storage))
 
@@ -262,23 +276,9 @@ def report(options: argparse.Namespace) -> int:
 
 def explain(options: argparse.Namespace) -> int:
     """Print what a trial trains: finished ones from their records, others from the study that plans them."""
-    from study.explain import RecordedImages, explain_trial, find_trial, of_record
+    from study.explain_command import explain
 
-    if options.set and options.study is None:
-        raise ValueError("--set changes a study: name it with --study STUDY.yaml")
-    storage = Storage(options.storage)
-    if options.study is not None:
-        study = load_study(options.study, options.set)
-        made = make_plan(study, find_images(study, storage))
-        planned = made.trials[find_trial(options.trial, made.trials)]
-        lines = explain_trial(planned.id, planned.spec, planned.rows, lambda id: made.trials[id].spec)
-    else:
-        record = read_record(storage, find_trial(options.trial, record_ids(storage)))
-        spec = of_record(record)
-        rows = training_rows(spec, RecordedImages(record.data.train_images, record.data.labelled_images))
-        lines = explain_trial(record.id, spec, rows, lambda id: of_record(read_record(storage, id)))
-    print("\n".join(list(lines)))  # all of it or none: a missing parent is found on the way
-    return 0
+    return explain(options)
 
 
 def shard(options: argparse.Namespace) -> int:

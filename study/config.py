@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from reports.file_name import is_reserved
+from reports.message import printable
+from reports.plain_scalar import shown
 from study.adaptive import Dev, Explore, Scalar, Search, Select
-from study.hint import hint
 from trainables.architecture import parse_architecture
+from trainables.ranges import MOST_AT_ONCE, MOST_CLASSES, MOST_PIXELS, AtOnce, ImageCount, Seed, Temperature
 from trainables.spec import (
     STAGES,
     DistillRecipe,
@@ -51,6 +54,18 @@ PARENT: dict[Stage, Stage] = {"linear": "pretrain", "finetune": "pretrain", "dis
 """The stage from whose result a stage starts, or by which it is taught; the others start from random weights."""
 
 
+MOST_RULES = 100  # of a stage
+
+Amount = Annotated[float, Field(ge=1e-4, le=1e18)]
+"""Of a resource, such as GPUs or bytes of memory: Ray counts in steps of 0.0001."""
+
+RESOURCES = ("CPU", "GPU", "TPU", "memory", "object_store_memory")
+"""Ray's own resources; any other name is one that nodes of a cluster were given."""
+
+
+_FOLDER = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9_-])?")
+
+
 class Data(Spec):
     """The images of a study.
 
@@ -61,15 +76,25 @@ class Data(Spec):
     is read, and a launch refuses a source that differs.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    source: str
-    image_size: int = Field(ge=4)
+    name: str
+    source: str = Field(min_length=1, max_length=4_096)
+    image_size: int = Field(ge=4, le=MOST_PIXELS)
     resize: Resize = "tf1"
-    train_images: int = Field(ge=1)
-    classes: int = Field(ge=2)
-    label_seed: int = Field(default=0, ge=0)
-    train_limit: int | None = Field(default=None, ge=1)
-    test_limit: int | None = Field(default=None, ge=1)
+    train_images: ImageCount
+    classes: int = Field(ge=2, le=MOST_CLASSES)
+    label_seed: Seed = 0
+    train_limit: ImageCount | None = None
+    test_limit: ImageCount | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not _FOLDER.fullmatch(name) or is_reserved(name):
+            raise ValueError(
+                f"{shown(name)} is to name a folder on every file system: expected 1 to 64 small letters, digits and "
+                "._- (a letter or digit first, no dot last), and none of Windows's names of devices"
+            )
+        return name
 
     @property
     def limited_train_images(self) -> int:
@@ -100,7 +125,7 @@ class Rule(Spec):
 class StageOptions(Spec):
     """What a study says of a stage beside its recipe: settings that differ for some cells, and those left open."""
 
-    when: list[Rule] = Field(default=[])
+    when: list[Rule] = Field(default=[], max_length=MOST_RULES)
     select: Select | None = None
     search: Search | None = None
 
@@ -137,7 +162,7 @@ class DistillStage(StageOptions, DistillRecipe):
 
     student: str = "same"
     teacher: Literal["finetuned", "self-distilled", "best"] = "finetuned"
-    self_temperature: float = Field(default=0.1, gt=0)
+    self_temperature: Temperature = 0.1
 
     @field_validator("student")
     @classmethod
@@ -186,10 +211,10 @@ class Execution(Spec):
     """
 
     workers: int | dict[str, int] = 1
-    per_worker: dict[str, float] = Field(default={})
-    checkpoint_seconds: float = Field(default=120.0, ge=0)
-    max_workers: int | None = Field(default=None, ge=1)
-    preemption_retries: int = Field(default=10, ge=0)
+    per_worker: dict[str, Amount] = Field(default={})
+    checkpoint_seconds: float = Field(default=120.0, ge=0, le=1e7)
+    max_workers: AtOnce | None = None
+    preemption_retries: int = Field(default=10, ge=0, le=10_000)
     tf32: bool = True
     channels_last: bool = True
     min_effective_rank: float = Field(default=1.5, ge=0, le=8)
@@ -197,10 +222,10 @@ class Execution(Spec):
     @model_validator(mode="after")
     def _workers_have_what_they_need(self) -> Execution:
         counts = list(self.workers.values()) if isinstance(self.workers, dict) else [self.workers]
-        if not counts or min(counts) < 1:
-            raise ValueError(f"`workers` must be 1 or more, got {self.workers}")
-        if any(amount <= 0 for amount in self.per_worker.values()):
-            raise ValueError(f"`per_worker` must name positive amounts such as {{CPU: 1}}, got {self.per_worker}")
+        if not counts or not all(1 <= count <= MOST_AT_ONCE for count in counts):
+            raise ValueError(f"`workers` must be 1 to {MOST_AT_ONCE:,}, got {self.workers}")
+        for name in self.per_worker:
+            _check_resource(name)
         if (gpus := self.per_worker.get("GPU", 1.0)) > 1:
             raise ValueError(
                 f"`per_worker` asks for {gpus:g} GPUs, of which a worker uses one: ask for one, and set `workers` to "
@@ -225,6 +250,20 @@ class Execution(Spec):
         return next(matching, self.workers.get("default", 1))
 
 
+def _check_resource(name: str) -> None:
+    """Refuse a name that is one of Ray's own but for its spelling: no node has such a resource, and nothing would run.
+
+    Raises:
+        ValueError: the name that was meant.
+    """
+    plain = name.casefold().removeprefix("num_").rstrip("s")
+    for known in RESOURCES:
+        if name != known and plain == known.casefold():
+            raise ValueError(f"`per_worker` names `{name}`, which no node has; did you mean `{known}`?")
+    if not name.strip() or len(name) > 100:
+        raise ValueError(f"`per_worker` names {name[:100]!r}; expected a resource such as CPU or GPU")
+
+
 class Grid(Spec):
     """The cartesian product of `axes`; `stages` restricts which stages its cells run (default: all of the study's)."""
 
@@ -239,8 +278,8 @@ class Grid(Spec):
 class Study(Spec):
     """A question being asked: data, grids (their cells are united), stages, execution."""
 
-    name: str = Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$")
-    question: str = ""
+    name: str = Field(min_length=1, max_length=200)
+    question: str = Field(default="", max_length=10_000)
     data: Data
     grid: list[Grid] = Field(min_length=1)
     stages: Stages
@@ -248,37 +287,9 @@ class Study(Spec):
     dev: Dev = Dev()
     explore: Explore | None = None
 
-
-def explain_errors(error: ValidationError, model: type[Spec]) -> list[str]:
-    """One line per error: where, what was found, what was expected, and the nearest known key or choice."""
-    lines = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
-        found = item.get("input")
-        if item["type"] == "extra_forbidden":
-            proposed = hint(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
-            lines.append(f"unknown key `{path}`; {proposed}")
-        elif item["type"] == "missing":
-            lines.append(f"`{path}` is required and missing")
-        elif item["type"] == "value_error":
-            lines.append(f"`{path}`: {item['ctx']['error']}" if path else str(item["ctx"]["error"]))
-        elif item["type"] == "literal_error":
-            choices = re.findall(r"'([^']+)'", item["ctx"]["expected"])
-            near = hint(str(found), choices, "")
-            lines.append(f"`{path}` is {found!r}, expected one of {', '.join(choices)}" + (f"; {near}" if near else ""))
-        else:
-            lines.append(f"`{path}` is {found!r}: {item['msg'].lower()}")
-    return lines
-
-
-def _keys_at(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
-    """What a file calls the fields of the model that stands at `location` inside `model`; keys of mappings are passed
-    over."""
-    current: Any = model
-    for part in location:
-        if part not in current.model_fields:
-            continue
-        annotation = current.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        current = next(c for c in candidates if isinstance(c, type) and issubclass(c, Spec))
-    return [field.alias or name for name, field in current.model_fields.items()]
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        if not name.strip() or "\n" in name or printable(name) != name:
+            raise ValueError(f"{shown(name)} is to stand in a title: expected one line without control characters")
+        return name

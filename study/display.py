@@ -13,6 +13,7 @@ import rich.live
 import rich.table
 from ray import tune
 
+from reports.message import printable
 from study.progress import Progress
 from study.schedule import Schedule, State
 from trainables.spec import STAGES
@@ -30,7 +31,7 @@ class Display:
         self.console = console
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @contextmanager
     def following(self, schedule: Schedule, known: Callable[[], Mapping[str, Progress]]) -> Iterator[tune.Callback]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import shlex
 import tempfile
 import time
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reports.file_name import file_name
 from study.cluster import job_client
 from study.parcel import STUDY_FILE, job_variables, write_tree
 from study.tunnel import dashboard
@@ -141,8 +141,7 @@ def _jobs(client: Any) -> list[Any]:
 
 def _submit(client: Any, submission: Submission) -> tuple[str, Upload]:
     """The id of a new job, and the code that went along."""
-    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", submission.name)
-    id = f"{slug}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+    id = f"{file_name(submission.name)}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     command = ["python", "-m", "study", "launch", STUDY_FILE, "--address", "auto", "--storage", submission.storage]
     with tempfile.TemporaryDirectory(prefix="labelscale-job-") as tree:
         sent = write_tree(Path(tree), submission.text)

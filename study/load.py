@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from reports.plain_scalar import shown
 from reports.plain_yaml import MOST_BYTES, MOST_DEPTH, parse_yaml, read_yaml_file
-from study.check import check_grid
+from study.arguments import MOST_SEEDS
+from study.check import check_cells, check_grid
 from study.check_adaptive import check_adaptive
-from study.config import AXES_OF_STAGE, Study, explain_errors
+from study.config import AXES_OF_STAGE, Study
+from study.problems import explain_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BASES = 8
-MOST_SEEDS = 100_000
 
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
@@ -96,6 +97,7 @@ def parse_study(raw: dict[str, Any], where: str = "study") -> Study:
         study = Study.model_validate(raw)
     except ValidationError as error:
         raise ValueError(f"{where}: " + "\n".join(explain_errors(error, Study))) from None
+    check_cells(study)
     for grid in study.grid:
         check_grid(study, grid)
     check_adaptive(study)
@@ -116,7 +118,9 @@ def with_seeds(study: Study, count: int) -> Study:
         known = set(own)
         more = [seed for seed in range(count + len(own)) if seed not in known][: max(0, count - len(own))]
         grids.append(grid.model_copy(update={"axes": {**grid.axes, "seed": [*own, *more]}}))
-    return study.model_copy(update={"grid": grids})
+    more_seeds = study.model_copy(update={"grid": grids})
+    check_cells(more_seeds)
+    return more_seeds
 
 
 def _plain_grid(entry: Any) -> Any:

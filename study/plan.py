@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from datasets.splits import held_out_rows
-from study.check import check_batch, micro_batches
+from study.check import check_batch, check_number, micro_batches
 from study.check_space import check_space
 from study.choices import Choice, NoEvidence
 from study.config import Execution, Study, expected_labels
@@ -128,6 +128,7 @@ class Planner:
         if kind not in self._like:
             self._like[kind] = planned_trial(id, spec, self.study.execution, self.images, self.trials)
         self.trials[id] = replace(self._like[kind], id=id, spec=spec, after=after)
+        check_number(len(self.trials))
         return self.trials[id]
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from reports.build import FORMATS, parse_formats, write_file, write_report
 from reports.export import ImageError
+from reports.message import complain
 from reports.next_experiment import ReportedTrial
 from reports.page import build_page
 from reports.results import Results, StudyInfo
@@ -131,7 +132,7 @@ def write_reports(storage: Storage, results: Results, output: str | None, format
             for path in write_report(storage, results, kind, stem):
                 print(path)
         except ImageError as error:  # images come last, and what one format lacks the next one lacks too
-            print(f"error: {error}; everything but images is written", file=sys.stderr)
+            complain(f"error: {error}; everything but images is written")
             return 1
     return 0
 

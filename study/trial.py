@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from study.config import Data, explain_errors
+from study.config import Data
+from study.problems import explain_errors
+from trainables.ranges import Seed
 from trainables.spec import (
     PROTOCOL,
     SETTINGS,
@@ -60,7 +62,7 @@ class TrialSpec(Spec):
     stage: Stage
     data: DataIdentity
     architecture: str
-    seed: int = Field(ge=0)
+    seed: Seed
     parent: str | None
     dev: DevSplit | None = None
     settings: Settings

@@ -248,7 +248,7 @@ def test_plan_counts_searches_of_every_kind(tmp_path: Path, capsys: pytest.Captu
         (["--only", "seed=0 stage=fine"], "no trial has stage=fine; there are finetune"),
         (["--only", "architecture=r50*"], "no trial has architecture=r50*; there are r10w0.0625"),
         (["--only", "stage=linear temperature=0.1"], "no trial matches all of them"),
-        (["--seeds", "0"], "--seeds 0: expected 1 or more"),
+        (["--seeds", "0"], "--seeds 0: expected 1 to 100,000"),
     ],
 )
 def test_bad_options_are_refused(

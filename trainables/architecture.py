@@ -32,7 +32,9 @@ SK_RATIO, SK_MIN_CHANNELS = 0.0625, 32  # squeeze of selective kernels, official
 PROJECTION_DIM = 128  # output of the projection head at every width, official code
 
 _MIN_CHANNELS = 4
-_NAME = re.compile(r"r(\d+)(?:w(\d+(?:\.\d+)?))?(sk)?")
+MOST_WIDTH = 64
+MOST_NAME = 40  # characters
+_NAME = re.compile(r"r([0-9]+)(?:w([0-9]+(?:\.[0-9]+)?))?(sk)?")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,11 @@ def parse_architecture(name: str) -> Architecture:
     make 64 x width a whole number of at least 4 (even with selective kernels, whose stem halves it), or a second
     spelling of a valid architecture (`r50w1`, `R50`, `resnet50`).
     """
+    if len(name) > MOST_NAME:
+        raise ValueError(f"an architecture's name has {len(name):,} characters; expected at most {MOST_NAME}")
     match = _NAME.fullmatch(name)
+    if match and float(match[2] or 1) > MOST_WIDTH:
+        raise ValueError(f"architecture {name!r} is wider than {MOST_WIDTH} times")
     if match:
         architecture = Architecture(int(match[1]), float(match[2] or 1), match[3] is not None)
         if architecture == _nearest(architecture) and architecture.name == name:
@@ -122,7 +128,7 @@ def _guess(name: str) -> Architecture:
     width = re.search(r"[wx_ -](\d*\.?\d+)|(\d*\.?\d+)x", rest)
     return Architecture(
         depth=int(depth[0]) if depth else 50,
-        width=float(width[1] or width[2]) if width else 1.0,
+        width=min(float(width[1] or width[2]), MOST_WIDTH) if width else 1.0,
         selective_kernels="sk" in rest and not rest.endswith("sk0"),
     )
 

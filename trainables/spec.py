@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainables.ranges import MOST_EPOCHS, BatchSize, Epochs, Folds, LabelFraction, LearningRate, Penalty, Temperature
+
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # parents before children
 
@@ -33,9 +35,9 @@ class DevSplit(Spec):
     end) is neither trained on nor otherwise seen. Settings are chosen by such trials.
     """
 
-    label_fraction: float = Field(gt=0, le=1)
-    folds: int = Field(ge=2)
-    fold: int = Field(ge=0)
+    label_fraction: LabelFraction
+    folds: Folds
+    fold: int = Field(ge=0, le=999)
 
     @model_validator(mode="after")
     def _fold_exists(self) -> DevSplit:
@@ -53,13 +55,13 @@ class Optimization(Spec):
     """
 
     optimizer: Literal["lars", "sgd"] = "lars"  # sgd has Nesterov momentum
-    learning_rate: float = Field(gt=0)
+    learning_rate: LearningRate
     learning_rate_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    global_batch_size: int = Field(ge=1)
-    epochs: int = Field(ge=1)
-    warmup_epochs: float = Field(default=0.0, ge=0)
+    weight_decay: Penalty = 0.0
+    global_batch_size: BatchSize
+    epochs: Epochs
+    warmup_epochs: float = Field(default=0.0, ge=0, le=MOST_EPOCHS)
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
 
 
@@ -111,7 +113,7 @@ class Memory(Spec):
     - `key_batch_norm`: the momentum encoder normalizes by its batch's moments or by moving ones.
     """
 
-    size: int = Field(default=0, ge=0)
+    size: int = Field(default=0, ge=0, le=1_000_000_000)
     decay: float = Field(default=0.0, ge=0, lt=1)
     batch_keys: Literal["momentum", "encoder"] = "momentum"
     enqueue: Literal["both", "first"] = "both"
@@ -149,7 +151,7 @@ class EncoderRecipe(Spec):
 
     optimization: Optimization
     augmentation: Augmentation = Augmentation()
-    micro_batches: int = Field(default=1, ge=1)
+    micro_batches: BatchSize = 1
     moving_variance: Literal["biased", "unbiased"] = "biased"
 
 
@@ -157,7 +159,7 @@ class PretrainRecipe(EncoderRecipe):
     """SimCLRv2 pretraining, section 3.1: NT-Xent at `temperature` on two views, with an online linear probe."""
 
     augmentation: PretrainAugmentation = PretrainAugmentation()
-    temperature: float = Field(default=0.1, gt=0)
+    temperature: Temperature = 0.1
     memory: Memory = Memory()
 
 
@@ -176,7 +178,7 @@ class FinetuneRecipe(EncoderRecipe):
 
 
 class FinetuneSettings(FinetuneRecipe):
-    label_fraction: float = Field(gt=0, le=1)
+    label_fraction: LabelFraction
     head_layer: int = Field(ge=0, le=4)
 
 
@@ -187,7 +189,7 @@ class LinearRecipe(Spec):
 
 
 class LinearSettings(LinearRecipe):
-    label_fraction: float = Field(gt=0, le=1)
+    label_fraction: LabelFraction
 
 
 class SupervisedRecipe(EncoderRecipe):
@@ -200,7 +202,7 @@ class SupervisedRecipe(EncoderRecipe):
 
 
 class SupervisedSettings(SupervisedRecipe):
-    label_fraction: float = Field(gt=0, le=1)
+    label_fraction: LabelFraction
 
 
 class DistillRecipe(EncoderRecipe):
@@ -215,8 +217,8 @@ class DistillRecipe(EncoderRecipe):
 
 
 class DistillSettings(DistillRecipe):
-    temperature: float = Field(gt=0)
-    label_fraction: float | None = Field(default=None, gt=0, le=1)  # None: no label is read (Eq. 2 over all images)
+    temperature: Temperature
+    label_fraction: LabelFraction | None = None  # None: no label is read (Eq. 2 over all images)
 
 
 Settings = PretrainSettings | FinetuneSettings | LinearSettings | SupervisedSettings | DistillSettings

@@ -1,0 +1,22 @@
+"""A storage that is to be read must be there: a misspelled one would look like a study that has not begun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reports.storage import Storage
+
+
+def check_presence(storage: Storage, study: str | None) -> None:
+    """Refuse to read a storage that does not exist.
+
+    Raises:
+        ValueError: where it was looked for, and the command that makes it.
+    """
+    if Path(storage.root).is_dir() if storage.is_local else storage.list():
+        return
+    where = f"; the working directory is {Path.cwd()}" if storage.is_local else ""
+    raise ValueError(
+        f"there is no storage at {storage.root}{where}. Name the one of your launch by --storage, or make it: "
+        f"python -m study launch {study or 'STUDY.yaml'}"
+    )
