@@ -45,7 +45,8 @@ def check_options(options: argparse.Namespace) -> None:
         found = getattr(options, name, None)
         if found is not None and not low <= found <= high:
             ends = [f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (low, high)]
-            raise ValueError(f"--{name.replace('_', '-')} {found:g}: expected {ends[0]} to {ends[1]}")
+            shown = found if isinstance(found, int) else f"{found:g}"
+            raise ValueError(f"--{name.replace('_', '-')} {shown}: expected {ends[0]} to {ends[1]}")
 
 
 def make_parser(commands_by_name: Mapping[str, Command]) -> argparse.ArgumentParser:

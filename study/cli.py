@@ -25,7 +25,7 @@ from study.images import find_images
 from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
 from study.plan import Plan, PlannedTrial, make_plan
-from study.presence import check_presence
+from study.presence import check_presence, is_present
 from study.running import read_progresses
 from study.schedule import Schedule
 from trainables.spec import STAGES
@@ -127,6 +127,8 @@ def launch(options: argparse.Namespace) -> int:
     storage = Storage(options.storage)
     wishes = Wishes(only, options.retry_failed, options.budget_gpu_hours)
     if options.dry_run:
+        if not is_present(storage):
+            complain(f"there is no storage at {storage.root} yet: everything would be run")
         return _dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
     launched = run(study, storage, options.address, Display(rich.console.Console()), wishes)
     if launched.plan.finished or launched.failures:

@@ -7,13 +7,18 @@ from pathlib import Path
 from reports.storage import Storage
 
 
+def is_present(storage: Storage) -> bool:
+    """Whether a storage has been written to, or at least its folder made."""
+    return Path(storage.root).is_dir() if storage.is_local else bool(storage.list())
+
+
 def check_presence(storage: Storage, study: str | None) -> None:
     """Refuse to read a storage that does not exist.
 
     Raises:
         ValueError: where it was looked for, and the command that makes it.
     """
-    if Path(storage.root).is_dir() if storage.is_local else storage.list():
+    if is_present(storage):
         return
     where = f"; the working directory is {Path.cwd()}" if storage.is_local else ""
     raise ValueError(

@@ -94,7 +94,7 @@ def test_report_lies_where_it_is_wanted(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "runs"))
     odd = Results(StudyInfo("a/b <c>", "?"), RECORDS[:5])
     for kind in ("html", "csv"):
-        assert write_report(storage, odd, kind) == [str(tmp_path / "runs" / "reports" / f"a-b-c.{kind}")]
+        assert write_report(storage, odd, kind) == [str(tmp_path / "runs" / "reports" / f"a-b-c-8afd48e2.{kind}")]
     for kind in ("md", "parquet"):
         wanted = str(tmp_path / "out" / f"page.{kind}")
         assert write_report(storage, odd, kind, wanted.removesuffix(f".{kind}")) == [wanted]
@@ -141,7 +141,7 @@ def test_without_a_browser_everything_else_is_written(
         (["--paper", "--port", "80"], "--port is for --serve"),
         (["--paper", "--format", "docx"], "expected one or more of"),
         (["--paper", "--prices", "/nowhere/prices.yaml"], "no price table"),
-        (["--paper", "--serve", "--port", "-5"], "cannot serve on port -5"),
+        (["--paper", "--serve", "--port", "-5"], "--port -5: expected 0 to 65,535"),
     ],
 )
 def test_options_that_cannot_be(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ def test_sources_that_a_cluster_may_read_are_not_refused(
     ("options", "message"),
     [
         (("--only", "stage"), "expected field=pattern words"),
-        (("--budget-gpu-hours", "0"), "--budget-gpu-hours 0.0: expected 1e-06 to"),
+        (("--budget-gpu-hours", "0"), "--budget-gpu-hours 0: expected 1e-06 to"),
         (("--budget-gpu-hours", "nan"), "--budget-gpu-hours nan: expected 1e-06 to"),
         (("--seeds", "0"), "--seeds 0: expected 1 to 100,000"),
         (("--dry-run",), "--dry-run reads the storage from here, and there is no folder /of/the/nodes"),

@@ -106,7 +106,7 @@ def test_plan_and_status_of_sharded_images_need_neither_torch_nor_ray(shards: st
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(tiny(data=data)))
     code = f"{PLAN}\nassert main(['status', *sys.argv[2:]]) == 1"
-    modules = loaded_by(code, "plan", str(file), "--storage", str(tmp_path / "runs"))
+    modules = loaded_by(code, "plan", str(file), "--storage", str(tmp_path))
     assert "datasets" in modules and not modules & {"torch", "torchvision", "ray"}
 
 
