@@ -137,7 +137,9 @@ def test_storage_without_the_records_that_are_needed_is_refused(
     finished: tuple[str, dict[Stage, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, ids = finished
-    assert "no trial 'pretrain'; there are none yet" in refusal(capsys, "pretrain", "--storage", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    empty = str(tmp_path / "empty")
+    assert "no trial 'pretrain'; there are none yet" in refusal(capsys, "pretrain", "--storage", empty)
     (Path(storage) / "records" / f"{ids['pretrain']}.json").unlink()
     assert ids["pretrain"] in refusal(capsys, ids["distill"], "--storage", storage), "its teacher descends from it"
 
