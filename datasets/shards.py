@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from pyarrow.fs import FileType
 from ray.exceptions import RayError
 
 from datasets.blocks import TASK_RETRIES, map_blocks, ordered, quiet_ray_data
@@ -117,6 +118,20 @@ def _finished(destination: str, inputs: dict[str, Any]) -> Manifest:
             "name a new folder or delete this one"
         )
     return manifest
+
+
+def discard_unfinished(destination: str) -> None:
+    """Delete what a run has left that was interrupted before it had finished shards; finished ones stay."""
+    uri = absolute(destination)
+    filesystem, path = open_filesystem(uri)
+    if filesystem.get_file_info(path).type != FileType.Directory:
+        return
+    files, _ = list_files(uri, recursive=False)
+    if MANIFEST_NAME in files:
+        return
+    for name in files:
+        if OURS.fullmatch(name):
+            filesystem.delete_file(f"{path}/{name}")
 
 
 def _suffix(uri: str) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.urls import absolute, is_local
-from reports.message import complain, printable
+from reports.message import complain
 from reports.storage import Storage
-from reports.stored import read_failures, read_records, record_ids
+from reports.stored import read_records, record_ids
 from study.advice import warnings_of
 from study.arguments import check_options, make_parser
 from study.config import Study
 from study.describe import describe_plan
 from study.drift import drift
+from study.ending import ending
 from study.environment import missing_package
 from study.evidence import StoredEvidence
 from study.failures import TRIED_AGAIN, failed_for_good
@@ -26,9 +26,7 @@ from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
 from study.plan import Plan, PlannedTrial, make_plan
 from study.presence import check_presence, is_present
-from study.running import read_progresses
 from study.schedule import Schedule
-from trainables.spec import STAGES
 
 if TYPE_CHECKING:
     from reports.results import Results
@@ -52,8 +50,8 @@ def main(arguments: list[str]) -> int:
         complain(missing_package(error))
         return 2
     except KeyboardInterrupt:
-        print("interrupted; launch again to go on where it stopped", file=sys.stderr)
-        return 130
+        print(ending.line, file=sys.stderr)
+        return ending.code
     return code
 
 
@@ -118,6 +116,7 @@ def launch(options: argparse.Namespace) -> int:
         _check_for_cluster(study, options)
     if options.cluster and not options.dry_run:  # before Ray is imported, which reads but once whether to show a token
         return _launch_on_cluster(study, options)
+    ending.line = "interrupted; launch again to go on"
     import rich.console
 
     from study.display import Display
@@ -218,33 +217,12 @@ def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Print the states of a study's trials; 0 if all are finished."""
+    from study.status import print_status
+
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
     check_presence(storage, options.study)
-    made = current_plan(study, storage)
-    begun = set(storage.list("checkpoints"))
-    progress = read_progresses(storage, (id for id in made.missing() if id in begun))
-    running = {id: known.share for id, known in progress.items() if known.fresh}
-    failures, _ = read_failures(storage, made.missing().keys() - running)
-    failed = {failure.id: failure for failure in failures}
-    table: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
-    for id, trial in made.trials.items():
-        state = (
-            "done" if id in made.finished else "failed" if id in failed else "running" if id in running else "waiting"
-        )
-        table[trial.spec.stage][state] += 1
-    states = ("done", "running", "waiting", "failed")
-    print(f"{'stage':<12}" + "".join(f"{state:>9}" for state in states))
-    for stage, counts in table.items():
-        if counts:
-            print(f"{stage:<12}" + "".join(f"{counts[state]:>9,}" for state in states))
-    for id, share in running.items():
-        print(f"running: {id}: {share:.0%} of its steps")
-    for id, failure in failed.items():
-        print(printable(f"failed: {id}: {failure.error_type}: {failure.message}"))
-    for choice in made.open_choices:
-        print(f"to be decided: {choice.id}")
-    return 0 if made.complete else 1
+    return print_status(current_plan(study, storage), storage)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -287,9 +265,10 @@ def shard(options: argparse.Namespace) -> int:
     """Write shards and say what they hold."""
     from datasets.shards import write_shards
     from study.cluster import ray_cluster
+    from study.images import no_half_shards
 
     destination = absolute(options.destination)
-    with ray_cluster(None):
+    with no_half_shards(destination), ray_cluster(None):
         manifest = write_shards(
             options.source,
             destination,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.storage import Storage
+from study.ending import ending
 from study.private_ray import on_loopback, private_ray
 from study.upload import ROOT, copy_code
 
@@ -27,6 +28,8 @@ SETTINGS_OF_RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # it would keep some node, an idle one, as long as its gang trains
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # then asked for anew, for a day: see `study.gang`
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # storage holds the truth, in records
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are for `study.ending`
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # on SIGTERM it would print addresses of the stack
 }
 COMMIT_VARIABLE = "LABELSCALE_COMMIT"
 """On a cluster the tree is no checkout: the launch that sent it there says what it was."""
@@ -82,8 +85,12 @@ def _connect(address: str | None, storage: Storage | None, folder: Path | None, 
                 upload = copy_code(Path(tree), storage=here)
                 start(address=address, runtime_env={"working_dir": tree, "env_vars": SETTINGS_OF_RAY})
             say(f"the cluster has {upload.sentence()}")
+    except SystemExit as error:  # Ray's own way to end on SIGTERM, which it handles while it starts
+        raise KeyboardInterrupt from error
     except ConnectionError as error:
         raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); is it up?") from error
+    finally:
+        ending.take_back()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
     ray.data.DataContext.get_current().enable_progress_bars = False
 

@@ -28,18 +28,15 @@ from study.capacity import rented_as
 from study.evidence import pruned_mark
 from study.failures import note_error
 from study.gang import train_together
-from study.interruption import ended_before, this_node, watching
-from study.progress import clear_progress, write_progress
+from study.interruption import ended_before, launch_ends, this_node, watching
+from study.progress import Telling, clear_progress
 from study.trial import TrialSpec, parse_trial
 from trainables.architecture import encoder_parameters, parse_architecture
-from trainables.context import Context, PrunedError, prepare_torch
+from trainables.context import Context, InterruptedTrainingError, PrunedError, prepare_torch
 from trainables.protocol import ProtocolError
 from trainables.spec import Spec
 from trainables.stage import Assignment, Outcome
 from trainables.stages import run_stage
-
-PROGRESS_SECONDS = 5.0
-"""A running trial says how far it is this often, in `progress.json` beside its checkpoints."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +93,31 @@ def run_trial(config: dict[str, Any]) -> None:
         clear_progress(storage, id)
         storage.delete("checkpoints", id, "latest.pt")
     except Exception as error:
-        try:
-            note_error(storage, id, error, config["job"]["launched_at"])
-            clear_progress(storage, id)
-        except OSError as unwritten:  # the launch notes that it ended without a word, which is tried again too
-            logger.warning("the failure of %s could not be noted: %s", id, unwritten)
-        raise
+        if not launch_ends(config["job"]["launched_at"]):  # a gang falls apart by that
+            _note(storage, id, error, config["job"]["launched_at"])
+            raise
     tune.report({"finished": 1})
 
 
+def _note(storage: Storage, id: str, error: Exception, launched_at: str) -> None:
+    try:
+        note_error(storage, id, error, launched_at)
+        clear_progress(storage, id)
+    except OSError as unwritten:  # the launch notes that it ended without a word, which is tried again too
+        logger.warning("the failure of %s could not be noted: %s", id, unwritten)
+
+
 def _run_workers(job: Job, storage: Storage) -> None:
-    plain, retries = job.model_dump(), job.preemption_retries
-    train_together(run_worker, plain, job.workers, job.per_worker, storage, job.id, retries)
+    train_together(
+        run_worker,
+        job.model_dump(),
+        job.workers,
+        job.per_worker,
+        storage,
+        job.id,
+        job.preemption_retries,
+        lambda: launch_ends(job.launched_at),
+    )
 
 
 def run_worker(plain_job: dict[str, Any]) -> None:
@@ -116,6 +126,10 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     started_at, started = datetime.now(UTC), time.monotonic()
     storage = Storage(job.storage, OUTAGE_SECONDS)
     context = context_of(job, storage)
+    telling = Telling(Storage(job.storage), job.id, job.launched_at, this_node())
+    if context.rank == 0:
+        context.saved_step = round(telling.saved_before() * job.steps)
+        context.report = lambda share: telling.tell(share, context.saved_step / job.steps)
     spec = parse_trial(job.trial)
     manifest = read_manifest(job.shards)
     check_images(job, spec, manifest)
@@ -132,9 +146,14 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         parent_sha256=None if spec.parent is None else read_record(storage, spec.parent).model.sha256,
         dev=spec.dev,
     )
-    with watching() as notice:
-        context.notice = notice.is_set
-        outcome = run_stage(spec.stage, assignment, context)
+    with watching(job.launched_at) as notices:
+        context.notice, context.ending = notices.goes.is_set, notices.ends.is_set
+        try:
+            outcome = run_stage(spec.stage, assignment, context)
+        except InterruptedTrainingError:
+            saved = context.saved_step / job.steps
+            telling.write(saved, saved, ended=True)
+            raise
     if outcome.progress.step != job.steps:
         raise ProtocolError(f"{job.id} made {outcome.progress.step} steps where {job.steps} were planned")
     if context.rank == 0:
@@ -187,7 +206,6 @@ def context_of(job: Job, storage: Storage) -> Context:
         channels_last=job.channels_last,
         min_effective_rank=job.min_effective_rank,
         checkpoint_seconds=job.checkpoint_seconds,
-        report=_progress_writer(job, Storage(job.storage)) if rank == 0 else lambda share: None,
         rungs=job.rungs,
         judge=_judge(job, storage) if job.rungs else None,
         node_type=rented_as() or "",
@@ -207,31 +225,6 @@ def _judge(job: Job, storage: Storage) -> Callable[[int, float, float], None]:
             raise PrunedError(f"{job.id} was stopped at step {step}: others of its search are better by then")
 
     return judge
-
-
-def _progress_writer(job: Job, storage: Storage) -> Callable[[float], None]:
-    """A report function that writes how far the trial is: at once, and then at most every `PROGRESS_SECONDS`.
-
-    It only informs: where it cannot be written, training goes on, and it is tried again.
-    """
-    node, told, written_at = this_node(), False, 0.0
-
-    def write(share: float) -> None:
-        nonlocal told, written_at
-        try:
-            write_progress(storage, job.id, share, job.launched_at, node)
-        except OSError as error:
-            if not told:
-                logger.warning("the progress of %s cannot be written, which is tried again: %s", job.id, error)
-            told = True
-        written_at = time.monotonic()  # after the write: one that waits for an outage is not made in every step
-
-    def report(share: float) -> None:
-        if time.monotonic() - written_at >= PROGRESS_SECONDS:
-            write(share)
-
-    write(0.0)
-    return report
 
 
 def _record(

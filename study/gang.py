@@ -55,6 +55,7 @@ def train_together(
     storage: Storage,
     id: str,
     preemption_retries: int,
+    ends: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a worker's function in several processes, by DDP in Ray Train, which books their resources.
 
@@ -63,7 +64,7 @@ def train_together(
     workers wait for nodes there is none, nor one of its progress.
 
     Raises:
-        ray.train.TrainingFailedError: a worker failed by itself; what it met is in the error.
+        ray.train.TrainingFailedError: a worker failed by itself, or as the launch `ends`; what it met is in the error.
         NoNodesError: their nodes were lost more often than that, or for `WAIT_SECONDS` there were none.
     """
     note = ("checkpoints", id, "nodes.json")
@@ -78,6 +79,8 @@ def train_together(
                 _fit(work, job, workers, per_worker)
                 return
             except ray.train.TrainingFailedError as error:
+                if ends():
+                    raise
                 if _is(error, WorkerGroupStartupTimeoutError):
                     if time.monotonic() - asked_at < WAIT_SECONDS:
                         continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datasets.manifest import has_manifest, read_manifest
@@ -73,6 +75,19 @@ def make_images(study: Study, storage: Storage) -> ShardedImages:
         classes=data.classes,
     )
     return ShardedImages(shards, manifest)
+
+
+@contextmanager
+def no_half_shards(shards: str) -> Iterator[None]:
+    """A block that, if it is interrupted, leaves whole shards or none; the processes that write them end before it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from datasets.shards import discard_unfinished
+
+        with suppress(OSError):  # the next run deletes them before it writes its own
+            discard_unfinished(shards)
+        raise
 
 
 def check_source(study: Study, storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""Nodes that are taken away: seen coming by a spot notice, or missed when they are gone."""
+"""What ends trainings from outside: nodes that are taken away, announced or not, and the launch that is ended."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from ray._private.state import state
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 
 from reports.storage import Storage
 from study.cluster import ray_nodes
@@ -35,6 +37,9 @@ GONE_SECONDS = 20.0
 """After a process was lost, so long Ray may take to find its node dead: five health checks that are not answered."""
 
 METADATA = "http://169.254.169.254"
+
+ASKING_SECONDS = 0.5
+"""Every worker asks the cluster this often whether its launch ends."""
 
 TRIES = 5
 """Where no metadata service has answered so often there is none: for half a minute, with the pauses between them."""
@@ -94,28 +99,55 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
+def end_trainings(launch: str) -> None:
+    """Tell the workers of a launch to make a checkpoint and end; `launch` is its `launched_at`."""
+    _internal_kv_put(_end_key(launch), b"")
+
+
+def launch_ends(launch: str) -> bool:
+    """Whether the trainings of a launch are to end; False outside of Ray."""
+    return ray.is_initialized() and bool(_internal_kv_exists(_end_key(launch)))
+
+
+def _end_key(launch: str) -> str:
+    return f"labelscale-ends {launch}"
+
+
+@dataclass(frozen=True)
+class Notices:
+    """What a trial's workers are told while they train: that one of its nodes `goes`, that its launch `ends`."""
+
+    goes: threading.Event = field(default_factory=threading.Event)
+    ends: threading.Event = field(default_factory=threading.Event)
+
+
 @contextmanager
-def watching() -> Iterator[threading.Event]:
-    """Watch for the end of this trial's nodes; the event is set when one of them will be taken away.
+def watching(launch: str) -> Iterator[Notices]:
+    """Watch for the end of this trial's nodes, and for that of its launch.
 
     To be entered by all ranks. Every worker asks the cloud about its own node and tells Ray, which then starts nothing
     new there, and `study.gang` takes the end of the training for that of the node. (Ray Train's own watcher is one more
     process on some node for each gang, and does not work in trials of one worker.)
     """
-    notice, over = threading.Event(), threading.Event()
+    notices, over = Notices(), threading.Event()
     if not (here := this_node()):
-        yield notice
+        yield notices
         return
     ours = nodes_of_all_ranks()
 
     def watch() -> None:
-        cloud, told = SpotNotice(), False
-        while not over.wait(NOTICE_SECONDS) and not notice.is_set():
+        cloud, told, looked_at = SpotNotice(), False, time.monotonic()
+        while not over.wait(ASKING_SECONDS) and not notices.ends.is_set():
             try:
+                if launch_ends(launch):
+                    notices.ends.set()
+                if notices.goes.is_set() or time.monotonic() - looked_at < NOTICE_SECONDS:
+                    continue
+                looked_at = time.monotonic()
                 if (deadline := cloud.deadline()) is not None:
                     drain(here, deadline)
                 if ours & draining_nodes():
-                    notice.set()
+                    notices.goes.set()
             except (RayError, OSError, RuntimeError, ValueError) as error:  # what Ray's clients make of a bad answer
                 if not told:
                     logger.warning("the end of nodes could not be watched for, which is tried again: %s", error)
@@ -124,7 +156,7 @@ def watching() -> Iterator[threading.Event]:
     thread = threading.Thread(target=watch, name="notices", daemon=True)
     thread.start()
     try:
-        yield notice
+        yield notices
     finally:
         over.set()
         thread.join()

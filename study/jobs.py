@@ -17,6 +17,7 @@ from typing import Any
 
 from reports.file_name import file_name
 from study.cluster import job_client
+from study.ending import ending
 from study.parcel import STUDY_FILE, job_variables, write_tree
 from study.tunnel import dashboard
 from study.upload import Upload
@@ -81,7 +82,7 @@ def launch_on_cluster(cluster: str, submission: Submission, say: Say) -> int:
     except KeyboardInterrupt:
         say(f"job {id} goes on; launch again to follow it. To end it: `ray dashboard CLUSTER.yaml`, and meanwhile")
         say(f"`{_stop_command(id)}`")
-        return 130
+        return ending.code
 
 
 def check_same_launch(id: str, running: Mapping[str, str], wanted: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from study.exploration import open_exploration
 from study.failures import failed_for_good, note_death
 from study.growth import Growth
 from study.hardware import with_worker
-from study.images import ShardedImages, check_source, find_images, make_images
+from study.images import ShardedImages, check_source, find_images, make_images, no_half_shards, shards_of
 from study.lease import CUT_OFF_SECONDS, lease
 from study.only import Only, check_matches, with_what_they_need
 from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
@@ -83,7 +83,8 @@ def launch(
     check_source(study, storage)
     skipped: list[str] = []
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
-        with lease(storage, study.name, display.say), ray_cluster(address, storage, display.say):
+        shards, say = shards_of(study.data, storage), display.say
+        with lease(storage, study.name, say), no_half_shards(shards), ray_cluster(address, storage, say):
             storage = Storage(storage.root, CUT_OFF_SECONDS)  # from here on trials run, which an outage does not end
             if address is not None:
                 check_storage_is_shared(storage)

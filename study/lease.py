@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import socket
 import threading
 import time
@@ -25,7 +24,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow
 from pyarrow import fs
@@ -33,6 +31,8 @@ from pydantic import TypeAdapter
 
 from reports.storage import Storage
 from study.cluster import JOB_VARIABLE
+from study.ending import interrupt_main
+from study.process import is_dead, is_of_this_machine, process_identity
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -42,6 +42,9 @@ CUT_OFF_SECONDS = 1800.0
 """A driver whose heartbeat does not reach the storage ends after so long. In most outages nobody else reaches it
 either, and no claim can be taken over; but where only this driver is cut off, another one may train the same trials
 anew meanwhile. So it costs devices' time to wait longer, and an outage that lasts longer to wait no more."""
+
+CLOCKS_SECONDS = 60.0
+"""By so much the storage's clock may differ from that of a reader, who writes nothing to compare them."""
 
 LOOK_SECONDS = 0.5
 """So often a claim is looked at whose driver may have died."""
@@ -124,9 +127,7 @@ class Lease:
                     )
                     told = True
             if self.lost is not None:
-                main = threading.main_thread().ident
-                assert main is not None
-                signal.pthread_kill(main, signal.SIGINT)  # it may be waiting for Ray, which a real signal ends
+                interrupt_main()
                 return
 
     def _taken_over(self) -> str | None:
@@ -172,6 +173,18 @@ def lease(
         raise ValueError(held.lost)
 
 
+def living_driver(storage: Storage) -> Claim | None:
+    """Who holds a storage's lease and lives, as far as can be known without a claim of one's own."""
+    now = time.time()
+    for name, written in _claims(storage).items():
+        claim = _read(storage, name)
+        if claim is None or not claim.held or is_dead(claim.process):
+            continue
+        if is_of_this_machine(claim.process) or now - written < CLOCKS_SECONDS + STALE_SECONDS:
+            return claim
+    return None
+
+
 @dataclass(frozen=True)
 class _Rival:
     """Another driver's claim; `beat` is when it was renewed by the storage's clock, `age` the seconds since then."""
@@ -184,7 +197,7 @@ class _Rival:
 def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_seconds: float) -> Claim:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     mine = Claim(
-        study, socket.gethostname(), os.getpid(), _process(os.getpid()), since, os.environ.get(JOB_VARIABLE, "")
+        study, socket.gethostname(), os.getpid(), process_identity(os.getpid()), since, os.environ.get(JOB_VARIABLE, "")
     )
     deadline = time.monotonic() + SETTLE_SECONDS
     silent: dict[str, float] = {}  # claims held on other machines that were not renewed since they were first seen
@@ -200,7 +213,7 @@ def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_s
                 return held
             holders = [rival for rival in rivals if rival.claim.held]
             for one in holders:
-                if not _is_here(one.claim) and one.claim.name not in silent:
+                if not is_of_this_machine(one.claim.process) and one.claim.name not in silent:
                     say(_in_use(storage, one, stale_seconds) + "; waiting whether it lives")
                     silent[one.claim.name] = one.beat
             if holders and all(one.beat == silent.get(one.claim.name) for one in holders):
@@ -237,7 +250,7 @@ def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[_Rival]
         if claim is None:  # withdrawn meanwhile
             continue
         age = written[mine.name] - written[name]
-        if age > stale_seconds or (_is_here(claim) and _process(claim.pid) != claim.process):
+        if age > stale_seconds or is_dead(claim.process):
             storage.delete("lease", _file(name))
         else:
             rivals.append(_Rival(claim, written[name], max(0.0, age)))
@@ -279,21 +292,3 @@ def _file(name: str) -> str:
 def _uptime() -> float:
     """Seconds that go on while the machine sleeps, where the system has such a clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def _process(pid: int) -> str:
-    """What tells a process from all others, of other boots and containers too; empty where the system has no /proc."""
-    proc = Path("/proc")
-    try:
-        boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
-        state, *fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        return "" if state == "Z" else f"{boot} {(proc / 'self/ns/pid').readlink()} {pid} {fields[18]}"
-    except OSError:
-        return ""
-
-
-def _is_here(claim: Claim) -> bool:
-    """Whether a claim is of a process of this machine, of which its own state tells whether it lives."""
-    here = _process(os.getpid()).split()
-    there = claim.process.split()
-    return bool(here and there) and here[:2] == there[:2]

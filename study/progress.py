@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from reports.storage import Storage
+
+PROGRESS_SECONDS = 5.0
+"""A running trial says how far it is this often, in `progress.json` beside its checkpoints."""
 
 FRESH_SECONDS = 120.0
 """A trial that has not written for so long is taken to be interrupted, not running: longer than an evaluation takes."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Progress:
-    """Share of the steps done, in [0, 1], when that was (seconds since the epoch), in which launch, on which node."""
+    """Share of the steps done, in [0, 1], when that was (seconds since the epoch), in which launch, on which node.
+
+    `saved` is the share of the steps in the latest checkpoint; `ended`: the worker made it because its launch ends.
+    """
 
     share: float
     updated_at: float
     launch: str = ""
     node: str = ""
+    saved: float = 0.0
+    ended: bool = False
 
-    @property
-    def fresh(self) -> bool:
-        return time.time() - self.updated_at < FRESH_SECONDS
+    def is_of(self, since: str) -> bool:
+        """Whether a trial runs in a launch that began at `since` (the later of two times in ISO format is greater)."""
+        return not self.ended and self.launch >= since and time.time() - self.updated_at < FRESH_SECONDS
 
 
-def write_progress(storage: Storage, id: str, share: float, launch: str = "", node: str = "") -> None:
-    content = {"share": share, "updated_at": time.time(), "launch": launch, "node": node}
-    storage.write_bytes(json.dumps(content).encode(), "checkpoints", id, "progress.json")
+def write_progress(
+    storage: Storage,
+    id: str,
+    share: float,
+    launch: str = "",
+    node: str = "",
+    saved: float = 0.0,
+    *,
+    ended: bool = False,
+) -> None:
+    content = Progress(share, time.time(), launch, node, saved, ended)
+    storage.write_bytes(json.dumps(asdict(content)).encode(), "checkpoints", id, "progress.json")
 
 
 def read_progress(storage: Storage, id: str) -> Progress | None:
@@ -41,3 +62,37 @@ def read_progress(storage: Storage, id: str) -> Progress | None:
 
 def clear_progress(storage: Storage, id: str) -> None:
     storage.delete("checkpoints", id, "progress.json")
+
+
+class Telling:
+    """Says how far a trial is: at once, and then at most every `PROGRESS_SECONDS`.
+
+    It only informs: where that cannot be written, training goes on, and it is tried again.
+    """
+
+    def __init__(self, storage: Storage, id: str, launch: str, node: str) -> None:
+        self._storage, self._id, self._launch, self._node = storage, id, launch, node
+        self._told, self._written_at = False, -math.inf
+
+    def saved_before(self) -> float:
+        """The share of the steps that an earlier session has left in a checkpoint, and says so."""
+        try:
+            before = read_progress(self._storage, self._id)
+        except (OSError, ValueError):
+            before = None
+        saved = 0.0 if before is None else before.saved
+        self.tell(saved, saved)
+        return saved
+
+    def tell(self, share: float, saved: float) -> None:
+        if time.monotonic() - self._written_at >= PROGRESS_SECONDS:
+            self.write(share, saved)
+
+    def write(self, share: float, saved: float, *, ended: bool = False) -> None:
+        try:
+            write_progress(self._storage, self._id, share, self._launch, self._node, saved, ended=ended)
+        except OSError as error:
+            if not self._told:
+                logger.warning("the progress of %s cannot be written, which is tried again: %s", self._id, error)
+            self._told = True
+        self._written_at = time.monotonic()  # after the write: one that waits for an outage is not made in every step

@@ -35,17 +35,23 @@ class Follower:
     def __init__(self, storage: Storage, running: Callable[[], list[str]], seconds: float) -> None:
         self.known: Mapping[str, Progress] = {}
         self._storage, self._running, self._seconds = storage, running, seconds
-        self._over = threading.Event()
+        self._over, self._awake = False, threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Read no more; a storage that does not answer is not waited for."""
-        self._over.set()
+        self._over = True
+        self._awake.set()
+
+    def hurry(self, seconds: float) -> None:
+        """Look so often from now on."""
+        self._seconds = seconds
+        self._awake.set()
 
     def _follow(self) -> None:
         told = False
-        while not self._over.is_set():
+        while not self._over:
             try:
                 self.known = read_progresses(self._storage, self._running())
                 told = False
@@ -53,7 +59,8 @@ class Follower:
                 if not told:
                     logger.warning("how far trials are cannot be read, which is tried again: %s", error)
                 told = True
-            self._over.wait(self._seconds)
+            self._awake.wait(self._seconds)
+            self._awake.clear()
 
 
 @contextmanager

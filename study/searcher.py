@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from study.ending import ending
 from study.plan import PlannedTrial
 from study.schedule import Schedule
 
@@ -14,7 +15,8 @@ from study.schedule import Schedule
 class GraphSearcher(Searcher):
     """Tune's names for a `Schedule`; `make_config` is what a trial is told.
 
-    `judge` is told what a trial reports while it runs, by our id, before the trial goes on.
+    `judge` is told what a trial reports while it runs, by our id, before the trial goes on. `attend` is called whenever
+    a trial is asked for, which Tune does again and again while none runs, and nothing else.
     """
 
     def __init__(
@@ -22,18 +24,24 @@ class GraphSearcher(Searcher):
         schedule: Schedule,
         make_config: Callable[[PlannedTrial], dict[str, Any]],
         judge: Callable[[str, dict[str, Any]], None] | None = None,
+        attend: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(metric="finished", mode="max")
         self.schedule = schedule
         self.make_config = make_config
         self.judge = judge
+        self.attend = attend
         self.ids: dict[str, str] = {}  # Tune's trial id -> ours
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next trial's configuration; None while parents run; FINISHED when nothing can start any more."""
+        """The next trial's configuration; None while parents run, or the launch is to end; FINISHED when nothing can
+        start any more."""
+        self.attend()
+        if ending.number is not None:
+            return None
         found = self.schedule.next()
         if found == "end":
             return str(Searcher.FINISHED)
@@ -48,7 +56,8 @@ class GraphSearcher(Searcher):
             self.judge(self.ids[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.schedule.ended(self.ids[trial_id])
+        if ending.number is None:  # what is interrupted then would count as failed
+            self.schedule.ended(self.ids[trial_id])
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher to be able to restore it, which is never done here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from reports.storage import Storage
 from study.budget import Budget
 from study.cluster import git_state, keep_shared_actors_here, ray_nodes
+from study.ending import ending
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
 from study.running import following
 from study.schedule import Schedule
+from study.stopping import LOOK_SECONDS, Stopping
 from study.throughput import Throughput
 
 if TYPE_CHECKING:  # these import Ray, whose settings a launch makes first
@@ -69,8 +72,14 @@ def run_schedule(run: Run, display: Display) -> None:
         callbacks: list[tune.Callback] = []
         if budget is not None:
             callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
-        callbacks += [callback, OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS)]
-        _tuner(run, callbacks, scratch).fit()
+        stopping = Stopping(launch, lambda: running(schedule), follower)
+        callbacks += [
+            OnStep(stopping.look, LOOK_SECONDS),
+            callback,
+            OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS),
+        ]
+        with ending.gently():
+            _tuner(run, callbacks, stopping.look, scratch).fit()
 
 
 def running(schedule: Schedule) -> list[str]:
@@ -83,7 +92,7 @@ def ended(schedule: Schedule) -> int:
     return sum(state not in ("waiting", "running") for state in schedule.states.values())
 
 
-def _tuner(run: Run, callbacks: list[tune.Callback], scratch: str) -> tune.Tuner:
+def _tuner(run: Run, callbacks: list[tune.Callback], attend: Callable[[], None], scratch: str) -> tune.Tuner:
     from ray import tune
 
     from study.execute import run_trial
@@ -97,7 +106,7 @@ def _tuner(run: Run, callbacks: list[tune.Callback], scratch: str) -> tune.Tuner
     return tune.Tuner(
         tune.with_resources(run_trial, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(run),
+            search_alg=_searcher(run, attend),
             num_samples=-1,  # until the schedule says that it is at its end
             max_concurrent_trials=run.schedule.max_workers,
             metric="finished",
@@ -114,7 +123,7 @@ def _tuner(run: Run, callbacks: list[tune.Callback], scratch: str) -> tune.Tuner
     )
 
 
-def _searcher(run: Run) -> GraphSearcher:
+def _searcher(run: Run, attend: Callable[[], None]) -> GraphSearcher:
     """Who hands out a run's trials, and ends those that are pruned."""
     from study.searcher import GraphSearcher
 
@@ -130,7 +139,7 @@ def _searcher(run: Run) -> GraphSearcher:
         if growth.prune(id, result["rung"], result["dev_top1"]):
             growth.evidence.mark_pruned(id, result["seconds"])
 
-    return GraphSearcher(run.schedule, make_config, judge)
+    return GraphSearcher(run.schedule, make_config, judge, attend)
 
 
 def _job(trial: PlannedTrial, run: Run, commit: str, dirty: bool) -> dict[str, Any]:

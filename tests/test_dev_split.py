@@ -17,7 +17,7 @@ from datasets.splits import held_out_rows, label_ranks
 from datasets.stream import TrainStream, eval_batches
 from digit_shards import LABELLED, SIZE, TEST, TRAIN, Digits, digits, write
 from trainables.classifier import load_classifier
-from trainables.context import Context, PrunedError
+from trainables.context import Context, InterruptedTrainingError, PrunedError
 from trainables.evaluation import evaluate
 from trainables.loop import reaches_rung
 from trainables.spec import STAGES, DevSplit, Stage
@@ -171,6 +171,26 @@ def test_judging_changes_no_weight_and_may_end_a_training(shards: str, parents: 
 
     with pytest.raises(PrunedError, match="at step 1"):
         run("finetune", shards, tmp_path / "pruned", parents, judge=condemn, rungs=3)
+
+
+def test_training_that_ends_while_it_is_to_be_judged_is_judged_once_when_it_goes_on(
+    shards: str, parents: Path, tmp_path: Path
+) -> None:
+    undisturbed: list[tuple[int, float]] = []
+    reports: list[float] = []
+
+    def judging(judged: list[tuple[int, float]]) -> dict[str, Any]:
+        return {"rungs": 3, "judge": lambda step, dev_top1, seconds: judged.append((step, dev_top1))}
+
+    _, weights = run("finetune", shards, tmp_path / "whole", parents, report=reports.append, **judging(undisturbed))
+    assert [step for step, _ in undisturbed] == [1, 2]
+    for number in range(1, len(reports) + 1):
+        judged, left = [], iter(range(number - 1, -1000, -1))
+        folder = tmp_path / str(number)
+        with pytest.raises(InterruptedTrainingError):
+            run("finetune", shards, folder, parents, ending=lambda left=left: next(left) <= 0, **judging(judged))
+        _, same = run("finetune", shards, folder, parents, **judging(judged))
+        assert judged == undisturbed and all(torch.equal(weights[name], same[name]) for name in weights)
 
 
 def test_manifest_and_labels_are_as_assumed(shards: str) -> None:

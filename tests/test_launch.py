@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from reports.storage import Storage
 from reports.stored import read_records
 from studies import tiny
 from study.grid import expand
+from study.lease import lease
 from study.load import load_study
 from study.progress import write_progress
 
@@ -85,7 +87,7 @@ def test_plan_and_status_know_what_is_finished(finished: tuple[Path, Path, str])
     file, storage, _ = finished
     assert "to do " not in run("plan", file, "--storage", storage).stdout.split("total")[1].replace("to do\n", "")
     status = run("status", file, "--storage", storage).stdout
-    assert status.splitlines()[1].split() == ["pretrain", "1", "0", "0", "0"]
+    assert status.splitlines()[1].split() == ["pretrain", "1", "0", "0", "0", "0"]
 
 
 def test_plan_explains_what_differs_from_a_finished_trial(finished: tuple[Path, Path, str]) -> None:
@@ -236,15 +238,27 @@ def test_source_that_changed_is_refused_and_finished_results_outlive_their_data(
 
 
 def test_status_tells_running_from_interrupted_trials(tmp_path: Path) -> None:
+    """A trial runs while the launch lives that runs it, and as long as it says so."""
     file, storage = study_file(tmp_path), Storage(str(tmp_path / "runs"))
     pretrain, supervised = (id for id in expand(load_study(file)).specs if id.startswith(("pretrain", "supervised")))
-    write_progress(storage, pretrain, 0.4)
-    stale = {"share": 0.9, "updated_at": time.time() - 3600}
-    storage.write_bytes(json.dumps(stale).encode(), "checkpoints", supervised, "progress.json")
-    status = run("status", file, "--storage", tmp_path / "runs", check=False)
-    assert status.returncode == 1
-    assert f"running: {pretrain}: 40% of its steps" in status.stdout
-    assert supervised not in status.stdout
+
+    def status() -> str:
+        found = run("status", file, "--storage", tmp_path / "runs", check=False)
+        assert found.returncode == 1
+        return found.stdout
+
+    with lease(storage, "tiny"):
+        write_progress(storage, pretrain, 0.4, datetime.now(UTC).isoformat(), saved=0.3)
+        stale = {"share": 0.9, "updated_at": time.time() - 3600, "launch": datetime.now(UTC).isoformat()}
+        storage.write_bytes(json.dumps(stale).encode(), "checkpoints", supervised, "progress.json")
+        said = status()
+    assert f"running: {pretrain}: 40% of its steps" in said
+    assert f"interrupted at 90 %, of which 0 % are saved: {supervised}" in said
+    said = status()
+    assert said.splitlines()[1].split() == ["pretrain", "0", "0", "1", "0", "0"]
+    assert f"interrupted at 40 %, of which 30 % are saved: {pretrain}" in said
+    with lease(storage, "tiny"):  # another launch, which has not come to it yet
+        assert f"interrupted at 40 %, of which 30 % are saved: {pretrain}" in status()
 
 
 HEAD = """

@@ -18,7 +18,7 @@ import trials
 from datasets.batches import Batch
 from gloo import run_ranks
 from trainables.checkpoint import State, load_state, save_state
-from trainables.context import Context
+from trainables.context import Context, InterruptedTrainingError
 from trainables.heads import LinearClassifier
 from trainables.loop import NonFiniteLossError, Task, train
 from trainables.losses import classification_loss
@@ -74,6 +74,47 @@ def test_training_interrupted_at_any_step_ends_as_if_undisturbed(shards: str, tm
         assert resumed.history == whole.history
         assert (resumed.images, resumed.sessions) == (whole.images, 1 if step == 1 else 2)
         assert equal_weights(trials.model(folder)["module"], weights), f"interrupted at step {step}"
+
+
+class Told(Context):
+    """A worker that is told to end when it has reported so often; it does so if it has not ended by then."""
+
+    after: int = 0
+
+    def attend(self, share: float) -> None:
+        self.after -= 1
+        self.ending = lambda: self.after <= 0
+        super().attend(share)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_training_told_to_end_saves_its_last_step_and_goes_on_to_the_same_end(
+    shards: str, parents: Path, tmp_path: Path, stage: Stage
+) -> None:
+    """At any step, and in any pass over images for features or an evaluation."""
+    assignment = trials.assignment(shards, trials.settings(stage), trials.parent_of(stage, parents))
+    reported: list[float] = []
+    whole = run_stage(stage, assignment, Context(str(tmp_path / "whole"), report=reported.append))
+    weights = trials.model(tmp_path / "whole")["module"]
+    for number in range(1, len(reported) + 1):
+        folder = tmp_path / str(number)
+        told = Told(str(folder), checkpoint_seconds=1000)
+        told.after = number
+        with pytest.raises(InterruptedTrainingError):
+            run_stage(stage, assignment, told)
+        saved = load_state(f"{folder}/latest.pt")
+        assert (0 if saved is None else saved["progress"]["step"]) == told.saved_step
+        assert told.saved_step == round(reported[number - 1] * whole.progress.step)
+        resumed = run_stage(stage, assignment, Context(str(folder)))
+        assert resumed.metrics == whole.metrics and resumed.progress.history == whole.progress.history
+        assert equal_weights(trials.model(folder)["module"], weights), f"told to end at its report {number}"
+
+
+def test_only_rank_0_ends_by_being_told(tmp_path: Path) -> None:
+    told = {"ending": lambda: True, "world_size": 2}
+    Context(str(tmp_path), rank=1, **told).attend(0.5)
+    with pytest.raises(InterruptedTrainingError, match="50%"):
+        Context(str(tmp_path), rank=0, **told).attend(0.5)
 
 
 def test_trial_interrupted_before_its_record_is_not_trained_again(shards: str, tmp_path: Path) -> None:

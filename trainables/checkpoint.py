@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 import pickle
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -40,20 +41,25 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._running: Future[str] | None = None
+        self._running: Future[None] | None = None
 
     @property
     def busy(self) -> bool:
         return self._running is not None and not self._running.done()
 
-    def save(self, uri: str, state: State) -> None:
-        """Begin to write a state as `save_state` does, after the one before has been written."""
+    def save(self, uri: str, state: State, written: Callable[[], object] = lambda: None) -> None:
+        """Begin to write a state as `save_state` does, after the one before; at the end `written` is called."""
         content = _serialized(state)
         try:
             self.wait()
         except OSError as error:
             logger.warning("a checkpoint could not be written, so that an older one counts until the next: %s", error)
-        self._running = self._pool.submit(_write, uri, content)
+
+        def write() -> None:
+            _write(uri, content)
+            written()
+
+        self._running = self._pool.submit(write)
 
     def wait(self) -> None:
         """Return when nothing is being written any more."""

@@ -28,8 +28,12 @@ class PrunedError(RuntimeError):
     """A training was stopped because others of the same search are better by now; it is no failure."""
 
 
+class InterruptedTrainingError(RuntimeError):
+    """A training was ended by its user and goes on later from its checkpoint; it is no failure."""
+
+
 def _never() -> bool:
-    """Nobody takes this device away."""
+    """Nobody takes this device away, or ends the training."""
     return False
 
 
@@ -58,10 +62,14 @@ class Context:
 
     `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
     still being written delays the next, and one that cannot be written is passed over, but for the last one. With 0
-    there is one after every step, and training waits. When `notice` begins to tell that this worker will be taken away,
-    there is one at once. `node_type` names what this session is paid by, in the price table's words ("": nothing
-    tells); checkpoints note it with the session's seconds. `model_sha256` is that of the model's file once it is
-    written, on rank 0.
+    there is one after every step, and training waits. `saved_step` is the number of steps in the latest one.
+
+    When `notice` begins to tell that this worker will be taken away, there is a checkpoint at once. When `ending`
+    begins to tell that the training is to end, there is one too, and rank 0 raises `InterruptedTrainingError`; the
+    other ranks wait for it until they are ended.
+
+    `node_type` names what this session is paid by, in the price table's words ("": nothing tells); checkpoints note it
+    with the session's seconds. `model_sha256` is that of the model's file once it is written, on rank 0.
     """
 
     folder: str
@@ -73,10 +81,12 @@ class Context:
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
     notice: Callable[[], bool] = _never
+    ending: Callable[[], bool] = _never
     rungs: int = 4
     judge: Callable[[int, float, float], None] | None = None
     node_type: str = ""
     model_sha256: str | None = None
+    saved_step: int = 0
     _noticed: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)
@@ -98,7 +108,7 @@ class Context:
 
         A checkpoint that is damaged, or another trial's, is warned of and counts as none: it is replaced by the next.
         """
-        uri = f"{self.folder}/latest.pt"
+        uri, self.saved_step = f"{self.folder}/latest.pt", 0
         try:
             state = load_state(uri)
         except DamagedError as error:
@@ -107,7 +117,15 @@ class Context:
         if state is not None and state.get("trial", self.trial) != self.trial:
             logger.warning("%s begins anew, for %s is a checkpoint of %s", self.trial, uri, state["trial"])
             return None
+        if state is not None:
+            self.saved_step = state["progress"]["step"]
         return state
+
+    def attend(self, share: float) -> None:
+        """Report, and go no further if the training is to end. To be called where no step is half done."""
+        self.report(share)
+        if self.rank == 0 and self.ending():
+            raise InterruptedTrainingError(f"{self.trial} was interrupted at {share:.0%} of its steps")
 
     def checkpoint_due(self) -> bool:
         """Whether this rank should save now: rank 0 at its interval, since all ranks hold the same state."""
@@ -120,7 +138,10 @@ class Context:
 
     def save_checkpoint(self, state: State) -> None:
         """Begin to write the state; training goes on."""
-        self._writer.save(f"{self.folder}/latest.pt", {**state, "trial": self.trial})
+        step: int = state["progress"]["step"]
+        self._writer.save(
+            f"{self.folder}/latest.pt", {**state, "trial": self.trial}, lambda: setattr(self, "saved_step", step)
+        )
         self._saved_at = time.monotonic()
 
     def save_model(self, state: State) -> None:

@@ -55,7 +55,7 @@ def evaluate(
             counts += topk_counts(logits, labels)
             loss += nn.functional.cross_entropy(logits.double(), labels, reduction="sum")
             seen.add(batch.ids)
-            context.report(done)
+            context.attend(done)
     seen.check("the evaluation", row_ids(assignment.shards, assignment.manifest, split, rows.stop)[rows.start :])
     top1, top5, images_seen, summed_loss = sum_over_ranks(torch.cat([counts, loss])).tolist()
     if not math.isfinite(summed_loss):

@@ -110,7 +110,7 @@ def encode_split(
     """
 
     def view(batch: Batch) -> Tensor:
-        context.report(done)
+        context.attend(done)
         return assignment.eval_view(batch, context, dtype)
 
     share = (context.rank + 1) * rows // context.world_size - context.rank * rows // context.world_size

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.batches import Batch
 from trainables.checkpoint import State
 from trainables.collectives import all_gather
-from trainables.context import Context
+from trainables.context import Context, InterruptedTrainingError
 from trainables.lars import LARS, parameter_groups
 from trainables.micro_batches import backward_in_parts, cached_outputs, outputs_of
 from trainables.schedule import learning_rate_at, total_steps
@@ -79,6 +79,7 @@ class Progress:
     sessions: int = 0
     node_type: str = ""  # of the session that wrote the checkpoint
     earlier: dict[str, float] = field(default_factory=dict)  # `resumed_seconds` by node type
+    judged_step: int = 0  # at which the training was last found worth going on with
     history: list[HistoryRow] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     summed_steps: int = 0
@@ -101,6 +102,7 @@ def train(task: Task, context: Context) -> Progress:
     when there is a warm-up).
 
     Raises:
+        InterruptedTrainingError: its user ended it; there is a checkpoint of the last step.
         NonFiniteLossError: naming the step and the learning rate.
         PrunedError: the trial was judged hopeless beside others.
     """
@@ -112,26 +114,43 @@ def train(task: Task, context: Context) -> Progress:
     module = _parallel(task.module, context)
     started = time.monotonic() - progress.seconds
     module.train()
+
+    def save() -> None:
+        progress.seconds = time.monotonic() - started
+        context.save_checkpoint(_state(task.module, optimizer, progress))
+
     with closing(_batches(task.stream, progress.step, last)) as batches:  # type: ignore[type-var]
-        for batch in batches:
-            rate = learning_rate_at(progress.step, rows=task.rows, optimization=optimization)
-            metrics, outputs = _update(module, optimizer, task, batch, rate, context, progress.step)
-            progress.step += 1
-            progress.images += optimization.global_batch_size
-            _accumulate(progress, metrics)
-            if progress.step % every == 0 or progress.step == last:
-                progress.history.append(_history_row(progress, task, rate, context))
-                if task.watch is not None:
-                    task.watch(outputs, progress.history)
-            context.report(progress.step / last)
-            if context.judge is not None and reaches_rung(progress.step, last, context.rungs):
-                dev_top1 = task.evaluate(progress.step / last)["dev_top1"]
-                context.judge(progress.step, dev_top1, time.monotonic() - started)
-            if context.checkpoint_due() or (progress.step == last and context.rank == 0):
-                progress.seconds = time.monotonic() - started
-                context.save_checkpoint(_state(task.module, optimizer, progress))
+        try:
+            _judge(task, context, progress, last, started)
+            for batch in batches:
+                rate = learning_rate_at(progress.step, rows=task.rows, optimization=optimization)
+                metrics, outputs = _update(module, optimizer, task, batch, rate, context, progress.step)
+                progress.step += 1
+                progress.images += optimization.global_batch_size
+                _accumulate(progress, metrics)
+                if progress.step % every == 0 or progress.step == last:
+                    progress.history.append(_history_row(progress, task, rate, context))
+                    if task.watch is not None:
+                        task.watch(outputs, progress.history)
+                context.attend(progress.step / last)
+                _judge(task, context, progress, last, started)
+                if context.checkpoint_due() or (progress.step == last and context.rank == 0):
+                    save()
+        except InterruptedTrainingError:
+            save()
+            context.finish_writes()
+            raise
     progress.seconds = time.monotonic() - started
     return progress
+
+
+def _judge(task: Task, context: Context, progress: Progress, last: int, started: float) -> None:
+    """Have a training judged where it has reached a rung, once: it may have been interrupted before that."""
+    due = progress.judged_step < progress.step and reaches_rung(progress.step, last, context.rungs)
+    if context.judge is not None and due:
+        dev_top1 = task.evaluate(progress.step / last)["dev_top1"]
+        context.judge(progress.step, dev_top1, time.monotonic() - started)
+        progress.judged_step = progress.step
 
 
 def reaches_rung(step: int, last: int, rungs: int) -> bool:

@@ -134,8 +134,8 @@ ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=Fal
 def trial():
     from study import interruption
     interruption.NOTICE_SECONDS = 0.2
-    with interruption.watching() as notice:
-        return notice.wait(60), interruption.draining_nodes() == {interruption.this_node()}
+    with interruption.watching("a launch") as notices:
+        return notices.goes.wait(60), interruption.draining_nodes() == {interruption.this_node()}
 
 print(*ray.get(trial.remote()))
 """

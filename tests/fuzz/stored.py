@@ -102,10 +102,11 @@ def failures(folder: Path) -> Attack:
 def progress(folder: Path) -> Attack:
     storage = Storage(str(folder / "runs"))
     valid = {"share": 0.5, "updated_at": 1.8e9, "launch": "2026-01-01T00:00:00+00:00", "node": "ab"}
+    valid |= {"saved": 0.4, "ended": False}
 
     def read() -> object:
         known = read_progress(storage, ID)
-        return None if known is None else f"{known.share:.0%} {known.fresh}"
+        return None if known is None else f"{known.share:.0%} {known.is_of('2026-01-01T00:00:00+00:00')}"
 
     return _one_file(folder / f"runs/checkpoints/{ID}/progress.json", valid, read)
 
