@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 from ray.data import DataContext, Dataset
@@ -23,11 +22,13 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import TaskUnschedulableError
 from ray.util.annotations import RayDeprecationWarning
 
+from datasets.checksums import DamagedError
 from datasets.filesystem import open_filesystem
 from datasets.object_store import patiently
-from datasets.schema import Manifest, Split
+from datasets.schema import Manifest, ShardFile, Split
 from datasets.threads import ordered_map
 from datasets.urls import absolute
+from datasets.verified import open_shard
 
 READ_CPUS = 0.05  # trials reserve the rest of the machine's CPUs, and a read mostly waits
 READ_TASKS = 2  # at once for each worker: every further one is a further process on its machine
@@ -36,6 +37,9 @@ TASK_RETRIES = 3
 TASK_BYTES = 16 * 2**20
 RAY_BYTES = 64 * 2**20
 """Less than this is read by the process itself, in less time than Ray Data takes to begin."""
+
+DAMAGED = "damaged"
+"""The column of a table that holds no rows but the message of what is wrong with a shard."""
 
 NODE_LABEL = "ray.io/node-id"
 """The label by which Ray itself names each of its nodes."""
@@ -46,6 +50,7 @@ class RowGroup:
     """One row group of a shard: rows `start` to `start + rows` of its split."""
 
     uri: str
+    file: ShardFile
     index: int
     start: int
     rows: int
@@ -83,7 +88,7 @@ def row_groups(shards_uri: str, manifest: Manifest, split: Split) -> list[RowGro
     """Return the row groups of one split in order of position; reads nothing."""
     uri, size = absolute(shards_uri), manifest.row_group_rows
     return [
-        RowGroup(f"{uri}/{file.name}", index, file.first_position + first, min(size, file.rows - first))
+        RowGroup(f"{uri}/{file.name}", file, index, file.first_position + first, min(size, file.rows - first))
         for file in manifest.split_files(split)
         for index, first in enumerate(range(0, file.rows, size))
     ]
@@ -137,11 +142,11 @@ def _read_bundle(bundle: Sequence[Slice]) -> pa.Table:
 
 
 def _read_pieces(filesystem: pyarrow.fs.FileSystem, path: str, pieces: Sequence[Slice]) -> list[pa.Table]:
-    tables = []
+    tables, first, groups = [], pieces[0].group, sorted({piece.group.index for piece in pieces})
     with filesystem.open_input_file(path) as stream:
-        file = pq.ParquetFile(stream, pre_buffer=True)
+        shard = open_shard(stream, first.uri, first.file, groups, images=True)
         for piece in pieces:
-            table = file.read_row_group(piece.group.index, use_threads=False)
+            table = shard.read_row_group(piece.group.index, use_threads=False)
             assert table.num_rows == piece.group.rows, f"{path} does not match its manifest"
             tables.append(table.slice(piece.first, piece.stop - piece.first))
     return tables
@@ -194,7 +199,11 @@ class _BundleSource(Datasource):
 
 
 def _read_block(bundle: Sequence[Slice]) -> list[pa.Table]:
-    return [_read_bundle(bundle)]
+    """Read a bundle, or the message of what is wrong with a shard, which Ray would hide among its own."""
+    try:
+        return [_read_bundle(bundle)]
+    except DamagedError as error:
+        return [pa.table({DAMAGED: [str(error)]})]
 
 
 def _read_with_ray(bundles: Sequence[Sequence[Slice]]) -> Iterator[pa.Table]:
@@ -213,6 +222,8 @@ def _read_with_ray(bundles: Sequence[Sequence[Slice]]) -> Iterator[pa.Table]:
     rows = 0
     try:
         for table in tables:
+            if DAMAGED in table.column_names:
+                raise DamagedError(table[DAMAGED][0].as_py())
             yield table
             rows += table.num_rows
     except TaskUnschedulableError:

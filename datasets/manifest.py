@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 
+from datasets.checksums import DamagedError
 from datasets.filesystem import open_filesystem
-from datasets.schema import MANIFEST_NAME, Manifest
+from datasets.schema import MANIFEST_NAME, Manifest, ShardFile
 from datasets.urls import absolute
+from datasets.verified import open_shard
+
+CHECKSUM, AFTER_CHECKSUM = b'{\n "sha256": "', b'",'
 
 
 def has_manifest(shards_uri: str) -> bool:
     """Whether there are complete shards: the manifest is written last."""
     filesystem, path = open_filesystem(absolute(shards_uri))
     return bool(filesystem.get_file_info(f"{path}/{MANIFEST_NAME}").type == pyarrow.fs.FileType.File)
+
+
+def manifest_text(manifest: Manifest) -> bytes:
+    """Return a manifest as JSON whose first key is the SHA-256 of all that follows it."""
+    body = manifest.model_dump_json(indent=1).encode()[1:]
+    return CHECKSUM + hashlib.sha256(body).hexdigest().encode() + AFTER_CHECKSUM + body
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Return the manifest in a text, which has no checksum if it is from before there were any.
+
+    Raises DamagedError where the text has another checksum than it says, and ValueError where it is no manifest.
+    """
+    if not text.startswith(CHECKSUM):
+        return Manifest.model_validate_json(text)
+    digits, comma, body = text[len(CHECKSUM) :].partition(AFTER_CHECKSUM)
+    found = hashlib.sha256(body).hexdigest()
+    if not comma or digits != found.encode():
+        raise DamagedError(f"its SHA-256 is {found}, and {digits[:64].decode(errors='replace')} was written with it")
+    return Manifest.model_validate_json(b"{" + body)
 
 
 def read_manifest(shards_uri: str) -> Manifest:
@@ -31,10 +56,16 @@ def read_manifest(shards_uri: str) -> Manifest:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"there are no shards at {shards_uri!r} ({MANIFEST_NAME} is missing); {remedy}") from error
     try:
-        manifest = Manifest.model_validate_json(text)
+        manifest = parse_manifest(text)
+    except DamagedError as error:
+        raise ValueError(
+            f"{MANIFEST_NAME} at {shards_uri!r} is damaged: {error}; put it back from a copy, or delete the folder and "
+            f"{remedy}"
+        ) from error
     except ValueError as error:
         raise ValueError(
-            f"{MANIFEST_NAME} at {shards_uri!r} is not a manifest of this version; delete the folder and {remedy}"
+            f"{MANIFEST_NAME} at {shards_uri!r} is not a manifest of this version, or damaged; delete the folder and "
+            f"{remedy}"
         ) from error
     infos = filesystem.get_file_info([f"{path}/{file.name}" for file in manifest.files])
     broken = [file.name for file, info in zip(manifest.files, infos, strict=True) if info.size != file.bytes]
@@ -46,10 +77,17 @@ def read_manifest(shards_uri: str) -> Manifest:
     return manifest
 
 
-def read_column(shards_uri: str, name: str, column: str) -> pa.ChunkedArray:
-    """Read one column of one shard."""
-    filesystem, path = open_filesystem(absolute(shards_uri))
-    return pq.read_table(f"{path}/{name}", columns=[column], filesystem=filesystem)[column]
+def read_labels(shards_uri: str, file: ShardFile) -> pa.Table:
+    """Read the columns `id`, `label` and `label_rank` of one shard.
+
+    Raises DamagedError for bytes that are not those that were written.
+    """
+    uri = f"{absolute(shards_uri)}/{file.name}"
+    filesystem, path = open_filesystem(uri)
+    with filesystem.open_input_file(path) as stream:
+        groups = range(len(file.checksums.others)) if file.checksums else ()
+        shard = open_shard(stream, uri, file, groups, images=False)
+        return shard.read(columns=["id", "label", "label_rank"])
 
 
 def change_times(shards_uri: str, names: list[str]) -> list[int | None]:

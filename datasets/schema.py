@@ -24,10 +24,23 @@ SCHEMA = pa.schema(
 )
 
 
+class Checksums(BaseModel):
+    """XXH3 (128 bits, hexadecimal) of a shard's bytes: of its last `footer_bytes`, and, for each row group, of its
+    images and of what lies around them (`datasets.checksums`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    footer_bytes: int
+    footer: str
+    images: tuple[str, ...]
+    others: tuple[str, ...]
+
+
 class ShardFile(BaseModel):
     """One Parquet file: rows `first_position` to `first_position + rows` of its split.
 
     `labels_sha256` is the `splits.label_hash` of its ids and labels, against which every trial compares what it reads.
+    `checksums` are those of its bytes, which are compared whenever any are read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +53,7 @@ class ShardFile(BaseModel):
     first_position: int
     first_label_rank: float | None  # rank of the first row; None when it is unlabelled or a test row
     labels_sha256: str | None = None  # None in shards from before it was noted: their labels are not compared
+    checksums: Checksums | None = None  # None in shards from before they were noted: bytes that rot go unseen
 
 
 class Manifest(BaseModel):

@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from datasets.blocks import TASK_RETRIES, map_blocks, ordered, quiet_ray_data
 from datasets.filesystem import list_files, open_filesystem
 from datasets.images import Rows, Source
-from datasets.manifest import read_manifest
+from datasets.manifest import manifest_text, read_manifest
 from datasets.schema import BUILT_IN_NAMES, FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardFile, Split
 from datasets.sources import open_source, source_signature
 from datasets.splits import label_ranks
@@ -252,7 +252,7 @@ def _finish(uri: str, manifest: Manifest) -> None:
     suffix = _suffix(uri)
     names = [*(file.name for file in manifest.files), MANIFEST_NAME]
     with filesystem.open_output_stream(f"{path}/{MANIFEST_NAME}{suffix}") as stream:
-        stream.write(manifest.model_dump_json(indent=1).encode())
+        stream.write(manifest_text(manifest))
     if suffix:
         for name in names:
             filesystem.move(f"{path}/{name}{suffix}", f"{path}/{name}")

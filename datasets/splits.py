@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.manifest import change_times, read_column
+from datasets.manifest import change_times, read_labels
 from datasets.schema import SPLITS, Manifest, ShardFile, Split
 
 
@@ -103,7 +103,7 @@ def labelled_rows(shards_uri: str, manifest: Manifest, fraction: float) -> int:
         if file.first_label_rank is not None and file.first_label_rank < fraction
     ]
     last = files[-1]  # ranks ascend over the files, so the fraction ends in the last file that begins within it
-    ranks = read_column(shards_uri, last.name, "label_rank").to_numpy()
+    ranks = read_labels(shards_uri, last)["label_rank"].to_numpy()
     return last.first_position + int(np.count_nonzero(ranks < fraction))
 
 
@@ -166,8 +166,8 @@ def _ids_and_labels(
 @lru_cache(maxsize=4096)  # of ImageNet's 1,200 files, 15 MB
 def _columns(shards_uri: str, file: ShardFile, _changed_at: int | None) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Ids and labels of one file, compared with the manifest's."""
-    ids = read_column(shards_uri, file.name, "id").to_numpy()
-    labels = read_column(shards_uri, file.name, "label").fill_null(-1).to_numpy()
+    table = read_labels(shards_uri, file)
+    ids, labels = table["id"].to_numpy(), table["label"].fill_null(-1).to_numpy()
     if file.labels_sha256 not in (None, label_hash(ids, labels)):
         raise ValueError(
             f"the labels in {file.name} at {shards_uri!r} are not those that were sharded; restore the file, or delete "

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets.checksums import checksums_of
 from datasets.examine import MAX_BYTES, examined, process
 from datasets.filesystem import open_filesystem
 from datasets.schema import SCHEMA, Split
@@ -96,10 +97,19 @@ def _write_images(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> dict[str,
         columns = {"id": rows["id"], "image": data, "label": rows["label"], "label_rank": rows["label_rank"]}
         file = _encode(plan, pa.table(columns, schema=SCHEMA))
         _write(f"{plan.destination}/{found['name']}{plan.suffix}", file)
-        found |= {"bytes": file.size, "sha256": hashlib.sha256(file).hexdigest()}
+        sha256, checksums = hashlib.sha256(file).hexdigest(), checksums_of(file).model_dump()
+        found |= {"bytes": file.size, "sha256": sha256, "checksums": checksums}
     return found
 
 
+CHECKSUMS = pa.struct(
+    [
+        ("footer_bytes", pa.int64()),
+        ("footer", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("others", pa.list_(pa.string())),
+    ]
+)
 FOUND = pa.schema(
     [
         ("split", pa.string()),
@@ -119,6 +129,7 @@ FOUND = pa.schema(
         ("unreadable_count", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
+        ("checksums", CHECKSUMS),
         ("error", pa.string()),
     ]
 )

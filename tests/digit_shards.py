@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from datasets.checksums import checksums_of
+from datasets.manifest import manifest_text, read_manifest
 from datasets.schema import FORMAT_VERSION, MANIFEST_NAME, SCHEMA, Manifest
 from datasets.splits import label_hash, label_ranks
 
@@ -95,8 +97,18 @@ def write(digits: Digits, folder: Path) -> str:
         "source_signature": "digits",
         "fingerprint": hashlib.sha256("".join(file["sha256"] for file in files).encode()).hexdigest(),
     }
-    (folder / MANIFEST_NAME).write_text(Manifest.model_validate(plain).model_dump_json())
+    (folder / MANIFEST_NAME).write_bytes(manifest_text(Manifest.model_validate(plain)))
     return str(folder)
+
+
+def forget_checksums(shards: str) -> Manifest:
+    """Make shards those of a version that noted no checksums; returns their manifest."""
+    manifest = read_manifest(shards)
+    files = tuple(file.model_copy(update={"checksums": None}) for file in manifest.files)
+    old = manifest.model_copy(update={"files": files})
+    plain = old.model_dump_json(exclude={"files": {"__all__": {"checksums"}}})
+    Path(shards, MANIFEST_NAME).write_text(plain)
+    return old
 
 
 def _write_shard(digits: Digits, folder: Path, split: str, first: int, stop: int) -> dict[str, Any]:
@@ -120,6 +132,7 @@ def _write_shard(digits: Digits, folder: Path, split: str, first: int, stop: int
         "first_position": position,
         "first_label_rank": None if np.isnan(ranks[0]) else float(ranks[0]),
         "labels_sha256": label_hash(digits.ids[first:stop], labels),
+        "checksums": checksums_of(pa.py_buffer(path.read_bytes())),
     }
 
 

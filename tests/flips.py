@@ -10,6 +10,12 @@ from typing import Any
 
 import torch
 
+from datasets import splits
+from datasets.blocks import read_rows
+from datasets.manifest import read_manifest
+from datasets.schema import MANIFEST_NAME
+from datasets.splits import labelled_rows, row_ids, subset_hash
+from digit_shards import digits, write
 from trainables.checkpoint import State, save_state
 from trainables.classifier import load_model
 from trainables.context import Context
@@ -77,6 +83,53 @@ def small_state() -> State:
     return {"module": weights, "head_depth": 3, "progress": {"step": 7, "history": [{"loss": 0.25}]}}
 
 
+def shard(folder: Path) -> tuple[Path, Callable[[], Any]]:
+    """A shard, and all that any part of a study reads of it."""
+    path, read_labels = labels(folder)
+    _, read_images = images(folder)
+    return path, lambda: [read_labels(), read_images()]
+
+
+def labels(folder: Path) -> tuple[Path, Callable[[], Any]]:
+    """A shard, and what is read of its ids, labels and label ranks."""
+    shards = small_shards(folder)
+    manifest = read_manifest(shards)
+
+    def read() -> dict[str, Any]:
+        splits._columns.cache_clear()  # the clock of a file system may be slower than this
+        return {
+            "labelled rows": [labelled_rows(shards, manifest, rows / 140) for rows in (1, 15, 60)],
+            "labels": subset_hash(shards, manifest, 0.5),
+            "ids": torch.from_numpy(row_ids(shards, manifest, "train", 96)),
+        }
+
+    return Path(shards, manifest.files[0].name), read
+
+
+def images(folder: Path) -> tuple[Path, Callable[[], Any]]:
+    """A shard, and what is read of its images with their ids and labels."""
+    shards = small_shards(folder)
+    manifest = read_manifest(shards)
+
+    def read() -> list[Any]:
+        parts = list(read_rows(shards, manifest, "train", 0, manifest.files[0].rows))
+        return [(part.ids.tolist(), part.labels.tolist(), [image.as_py() for image in part.images]) for part in parts]
+
+    return Path(shards, manifest.files[0].name), read
+
+
+def small_shards(folder: Path) -> str:
+    """Shards of digits, made if they are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / "shards") if (folder / "shards").exists() else write(digits(), folder / "shards")
+
+
+def manifest(folder: Path) -> tuple[Path, Callable[[], Any]]:
+    """The manifest beside shards."""
+    shards = small_shards(folder)
+    return Path(shards, MANIFEST_NAME), lambda: read_manifest(shards)
+
+
 def model(folder: Path) -> tuple[Path, Callable[[], Any]]:
     """A trained model, and how a child reads it whose parent's record is too old to name its checksum."""
     path = folder / "model.pt"
@@ -101,6 +154,10 @@ def checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 
 KINDS: dict[str, Callable[[Path], tuple[Path, Callable[[], Any]]]] = {
+    "shard": shard,
+    "labels of a shard": labels,
+    "images of a shard": images,
+    "manifest": manifest,
     "model.pt": model,
     "model.pt without a checksum": unsealed_model,
     "latest.pt": checkpoint,

@@ -13,7 +13,7 @@ import trials
 from datasets.manifest import read_manifest
 from datasets.schema import MANIFEST_NAME
 from datasets.splits import subset_hash
-from digit_shards import CLASSES, SIZE, TRAIN, digits, relabel, write
+from digit_shards import CLASSES, SIZE, TRAIN, digits, forget_checksums, relabel, write
 from reports.storage import Storage
 from reports.stored import read_record, record_ids
 from studies import tiny_study
@@ -118,6 +118,9 @@ def test_shard_with_other_labels_than_were_sharded_fails_the_trial(tmp_path: Pat
     run_worker(planned)
     relabel(uri, name)
     assert read_manifest(uri).fingerprint == planned["fingerprint"]
+    with pytest.raises(ValueError, match=f"the shard {uri}/{name} is damaged"):
+        run_worker(planned | {"storage": str(tmp_path / "others")})
+    forget_checksums(uri)  # the hash of the labels tells by itself
     with pytest.raises(ValueError, match=f"the labels in {name} .* are not those that were sharded"):
         run_worker(planned | {"storage": str(tmp_path / "others")})
     assert not record_ids(Storage(str(tmp_path / "others")))
@@ -128,6 +131,11 @@ def test_shard_with_other_labels_than_were_sharded_fails_the_trial(tmp_path: Pat
 def test_other_labels_than_were_sharded_cannot_be_planned_with(tmp_path: Path) -> None:
     uri = write(digits(), tmp_path / "shards")
     relabel(uri, "train-0000000000.parquet")
+    with pytest.raises(
+        ValueError, match=r"train-0000000000\.parquet is damaged: .*; put the file back from a copy, or"
+    ):
+        job(uri, tmp_path)
+    forget_checksums(uri)
     with pytest.raises(ValueError, match="are not those that were sharded; restore the file"):
         job(uri, tmp_path)
 

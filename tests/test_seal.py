@@ -15,6 +15,7 @@ import torch
 
 import flips
 import trials
+from datasets.checksums import DamagedError
 from reports.records import Record
 from reports.storage import Storage
 from reports.stored import read_record, record_ids
@@ -22,7 +23,6 @@ from study.execute import run_worker
 from test_job import job
 from trainables.checkpoint import load_state, save_state
 from trainables.context import Context
-from trainables.seal import DamagedError
 from trainables.stages import run_stage
 
 EVERY_BYTE = {"model.pt": 0, "model.pt without a checksum": 9000, "latest.pt": 0}

@@ -12,6 +12,9 @@ import pytest
 import ray
 from PIL import Image
 
+from datasets import blocks
+from datasets.blocks import read_rows
+from datasets.checksums import DamagedError
 from datasets.manifest import has_manifest, read_manifest
 from datasets.schema import SCHEMA
 from datasets.shards import write_shards
@@ -248,3 +251,35 @@ def test_missing_shards_and_foreign_manifests_are_explained(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(text | {"format_version": 99}))
     with pytest.raises(ValueError, match="not a manifest of this version"):
         read_manifest(str(tmp_path))
+
+
+def flip(path, byte):
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
+def test_sharding_notes_checksums_of_all_bytes_and_the_fingerprint_of_before(tmp_path):
+    manifest = write_shards("digits", str(tmp_path), train_limit=50, test_limit=10)
+    assert manifest.fingerprint == "6d5d6379b213725850b8c03027c5c563b3ef637b5ece3aa6f83cdd819c111bbd"
+    for file in manifest.files:
+        for byte in (0, 5, file.bytes // 2, file.bytes - file.checksums.footer_bytes, file.bytes - 1):
+            flip(tmp_path / file.name, byte)
+            with pytest.raises(DamagedError, match=file.name):
+                list(read_rows(str(tmp_path), manifest, file.split, 0, file.rows))
+            flip(tmp_path / file.name, byte)
+        assert sum(len(rows.ids) for rows in read_rows(str(tmp_path), manifest, file.split, 0, file.rows)) == file.rows
+
+
+def test_damage_is_told_in_the_same_words_through_ray_data(tmp_path, monkeypatch):
+    manifest = write_shards("digits", str(tmp_path), train_limit=200, test_limit=10)
+    [train] = manifest.split_files("train")
+    flip(tmp_path / train.name, train.bytes // 2)
+    messages = []
+    for ray_bytes in (0, 2**30):
+        monkeypatch.setattr(blocks, "RAY_BYTES", ray_bytes)
+        monkeypatch.setattr(blocks, "TASK_BYTES", 4000)
+        with pytest.raises(DamagedError) as error:
+            list(read_rows(str(tmp_path), manifest, "train", 0, 200))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1] and messages[0].startswith(f"the shard {tmp_path}/{train.name} is damaged")

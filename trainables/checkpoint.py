@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow.fs
 import torch
 
+from datasets.checksums import DamagedError
 from datasets.filesystem import open_filesystem, write_whole
 from datasets.object_store import patiently
-from trainables.seal import DamagedError, check_seal, seal
+from trainables.seal import check_seal, seal
 
 State = dict[str, Any]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from datasets.checksums import DamagedError
 from trainables.architecture import PROJECTION_DIM, parse_architecture
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
 from trainables.heads import LinearClassifier, ProjectionHead
 from trainables.resnet import Encoder
-from trainables.seal import DamagedError
 
 
 @dataclass(frozen=True)

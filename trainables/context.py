@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from datasets.checksums import DamagedError
 from trainables.checkpoint import BackgroundWriter, State, delete_states, load_state, save_state
 from trainables.resnet import Encoder
-from trainables.seal import DamagedError
 
 logger = logging.getLogger(__name__)
 

@@ -12,16 +12,14 @@ import io
 import zipfile
 import zlib
 
+from datasets.checksums import DamagedError
+
 WORDS = b"labelscale sha256 "
 SEAL_BYTES = len(WORDS) + 64
 
 END = b"PK\x05\x06"
 END_BYTES = 22
 """The last part of a zip archive begins with these four bytes and has this size; its last two are the comment's."""
-
-
-class DamagedError(ValueError):
-    """A file is not as it was written."""
 
 
 def seal(archive: io.BytesIO) -> str:
