@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from datasets.disk import writing
 from datasets.object_store import azure_client, explained, google_client, s3_client, s3_endpoint
 from datasets.urls import absolute, is_local, split_name
 
@@ -50,7 +51,11 @@ def write_whole(filesystem: fs.FileSystem, path: str, content: bytes | memoryvie
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(content)
         return
-    target = Path(path)
+    with writing(filesystem, path, memoryview(content).nbytes):
+        _write_and_move(Path(path), content)
+
+
+def _write_and_move(target: Path, content: bytes | memoryview) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}")  # a name has at most 255 bytes
     try:

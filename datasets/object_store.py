@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,8 +27,35 @@ seconds: longer than stores are away in most of their outages, and shorter than 
 PAUSE_SECONDS = 5.0
 """The pause before it asks again."""
 
-REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "PERMISSION_DENIED")
-"""What an object store answers when asking again is of no use."""
+REFUSED_SECONDS = 20.0
+"""A refusal that lasts so long is no slip of the store's, such as while it spreads new rights: it ends a launch."""
+
+GONE = "NO_SUCH_BUCKET"
+REFUSALS = (
+    GONE,
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "PERMISSION_DENIED",
+    "ExpiredToken",
+    "StorageFull",
+    "QuotaExceeded",
+)
+"""What an object store answers when asking again is of no use until somebody has done something."""
+
+RIGHTS = {
+    "HeadObject": "s3:GetObject",
+    "GetObject": "s3:GetObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadBucket": "s3:ListBucket",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
+}
+"""The right that a request needs, by the name that pyarrow's errors give it."""
 
 LACKING = "these credentials lack a right that a study needs: list, get, put and delete objects"
 GOOGLE_LOGIN = (
@@ -46,6 +74,11 @@ REMEDIES = {
         "AZURE_CLIENT_SECRET"
     ),
     "valid account name": "name the account too, as in abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/runs",
+    "INVALID_ACCESS_KEY_ID": "it does not know this access key; correct AWS_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH": "it does not know this secret key; correct AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": "these credentials have expired; log in again",
+    "StorageFull": "it is full; make room in it",
+    "QuotaExceeded": "its quota is used up; make room in it",
     "NETWORK_CONNECTION": "the server cannot be reached; check the region, AWS_ENDPOINT_URL and the network",
 }
 """What to do where an error of a client has these words; the first that it has counts."""
@@ -57,6 +90,10 @@ logger = logging.getLogger(__name__)
 
 class StorageError(OSError):
     """An object store does not answer, or refuses; it says nothing of the file that was asked for."""
+
+
+class UnusableError(StorageError):
+    """A storage that refuses until somebody has done something: asking again is of no use, and it ends a launch."""
 
 
 def s3_endpoint() -> str:
@@ -98,11 +135,12 @@ def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, pat
     """What a request to a file system returns, made again while an object store does not answer.
 
     `uri` is named in messages. `patience` (default: `OUTAGE_SECONDS`) are the seconds from the first request that the
-    client has given up, which takes 30 to 70 seconds by itself. Raises StorageError where the store refuses or does
-    not answer for that long. Errors of a local disk, and answers of a store such as that there is no such file, are
-    raised as they are: pyarrow has subclasses of OSError for answers, and OSError itself for everything else (of Azure,
-    errors of its own where it refuses).
+    client has given up, which takes 30 to 70 seconds by itself. Raises StorageError where the store does not answer for
+    that long, and UnusableError where it refuses for `REFUSED_SECONDS` or has no such bucket. Errors of a local disk,
+    and answers of a store such as that there is no such file, are raised as they are: pyarrow has subclasses of OSError
+    for answers, and OSError itself for everything else (of Azure, errors of its own where it refuses).
     """
+    patience = OUTAGE_SECONDS if patience is None else patience
     asked_at = time.monotonic()
     given_up_at: float | None = None
     while True:
@@ -113,11 +151,11 @@ def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, pat
                 isinstance(error, OSError) and type(error) is not OSError
             ):
                 raise
-            if not isinstance(error, OSError) or any(word in str(error) for word in REFUSALS):
-                raise StorageError(f"the storage {uri} refuses: {explained(error)}") from error
-            now = time.monotonic()
+            now, refusal = time.monotonic(), refusal_in(error)
             if given_up_at is None:
-                given_up_at = now + (OUTAGE_SECONDS if patience is None else patience)
+                given_up_at = now + (min(patience, REFUSED_SECONDS) if refusal else patience)
+            if refusal and (now >= given_up_at or refusal == GONE):
+                raise UnusableError(f"the storage {uri} refuses: {explained(error)}") from error
             if now >= given_up_at:
                 raise StorageError(
                     f"the storage {uri} has not answered for {now - asked_at:.0f} s; nothing that it holds is lost by "
@@ -127,11 +165,19 @@ def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, pat
             time.sleep(PAUSE_SECONDS)
 
 
+def refusal_in(error: BaseException) -> str | None:
+    """Which of `REFUSALS` an error is, if it is one; Azure's client has errors of its own for them."""
+    told = next((word for word in REFUSALS if word in str(error)), None)
+    return told or (type(error).__name__ if isinstance(error, pa.ArrowException) else None)
+
+
 def explained(error: Exception) -> str:
     """An error of a storage with what to do about it."""
     cause = error.__cause__ or error
+    if isinstance(error, UnusableError) and refusal_in(cause) is None:
+        return str(error)
     said = _with_remedy(cause)
-    if any(word in str(cause) for word in REMEDIES):
+    if refusal_in(cause) or any(word in str(cause) for word in REMEDIES):
         return said
     if isinstance(error, StorageError):
         return f"it does not answer now; try again when it does ({said})"
@@ -144,5 +190,13 @@ def explained(error: Exception) -> str:
 def _with_remedy(error: BaseException) -> str:
     """What a client says in one line, without what Google's says twice, behind what to do about it, where known."""
     said = " ".join(str(error).partition(" error_info=")[0].split())
-    remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
+    remedy = _missing_right(said) or next((remedy for word, remedy in REMEDIES.items() if word in said), "")
     return f"{remedy} ({said})" if remedy else said
+
+
+def _missing_right(error: str) -> str | None:
+    """The right that is missing and the bucket, where an error tells."""
+    request, bucket = re.search(r"ACCESS_DENIED during (\w+) operation", error), re.search(r"bucket '([^']+)'", error)
+    if request is None or bucket is None or request[1] not in RIGHTS:
+        return None
+    return f"these credentials lack the right {RIGHTS[request[1]]} on the bucket {bucket[1]!r}; grant it"

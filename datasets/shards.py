@@ -14,6 +14,7 @@ from pyarrow.fs import FileType
 from ray.exceptions import RayError
 
 from datasets.blocks import TASK_RETRIES, map_blocks, ordered, quiet_ray_data
+from datasets.disk import DiskError, writing
 from datasets.filesystem import list_files, open_filesystem
 from datasets.images import Rows, Source
 from datasets.manifest import manifest_text, read_manifest
@@ -46,7 +47,8 @@ def write_shards(
     shards of the same source and settings, which are then left alone. `train_images` (after the limits) and `classes`
     are the numbers that the caller expects, compared before anything is written. `shard_bytes` is the size aimed at.
     Every image is decoded once. Raises ValueError for a faulty source, numbers other than expected, unreadable images
-    (named), files that cannot be read or written, and a destination that cannot be used.
+    (named), files that cannot be read or written, and a destination that cannot be used; DiskError for a disk that is
+    full or read-only.
     """
     settings = {"label_seed": label_seed, "train_limit": train_limit, "test_limit": test_limit}
     if label_seed < 0 or shard_bytes < 1:
@@ -66,13 +68,18 @@ def write_shards(
     ranks = label_ranks(opened.train.labels, label_seed)
     order = np.lexsort((opened.train.ids, ranks))  # NaN, the unlabelled, sorts last
     row_group_rows = int(np.clip(len(order) // 200, 16, 256))  # a fraction of 1 % is read in about two row groups
-    train = _write_split(opened, "train", uri, opened.train.take(order), ranks[order], row_group_rows, shard_bytes)
-    test = _write_split(
-        opened, "test", uri, opened.test, np.full(len(opened.test.ids), np.nan), row_group_rows, shard_bytes
-    )
-    _raise_unreadable(source, uri, [*train, *test])
-    manifest = _manifest(opened, train, test, row_group_rows, settings)
-    _finish(uri, manifest)
+    try:
+        train = _write_split(opened, "train", uri, opened.train.take(order), ranks[order], row_group_rows, shard_bytes)
+        test = _write_split(
+            opened, "test", uri, opened.test, np.full(len(opened.test.ids), np.nan), row_group_rows, shard_bytes
+        )
+        _raise_unreadable(source, uri, [*train, *test])
+        manifest = _manifest(opened, train, test, row_group_rows, settings)
+        with writing(*open_filesystem(uri)):
+            _finish(uri, manifest)
+    except DiskError:
+        _delete_unfinished(uri)  # it would only take room
+        raise
     return manifest
 
 
@@ -151,7 +158,7 @@ def _write_split(
 ) -> list[dict[str, Any]]:
     """Write the shards of one split in the order of `rows`; return what `writer.write_shard` found, in order.
 
-    Raises ValueError with the cause's message where a task could not read or write a file.
+    Raises ValueError with the cause's message where a task could not read or write a file, DiskError on a full disk.
     """
     mean_bytes = max(1.0, source.images.mean_bytes(rows.ids))
     plan = ShardPlan(
@@ -179,7 +186,7 @@ def _write_split(
     try:
         for shard in found.iter_rows():  # the first error ends the run: a full disk would fail every later shard too
             if shard["error"] is not None:
-                raise ValueError(shard["error"])
+                raise (DiskError if shard["disk"] else ValueError)(shard["error"])
             shards.append(shard)
     except RayError as error:
         raise ValueError(_ended_tasks(source.name, split, error)) from error
@@ -200,14 +207,18 @@ def _raise_unreadable(source: str, uri: str, shards: list[dict[str, Any]]) -> No
     count = sum(shard["unreadable_count"] for shard in shards)
     if not count:
         return
-    filesystem, path = open_filesystem(uri)
-    for name in list_files(uri, recursive=False)[0]:
-        filesystem.delete_file(f"{path}/{name}")
+    _delete_unfinished(uri)
     named = [name for shard in shards for name in shard["unreadable"]]
     raise ValueError(
         f"{count} images of {source!r} cannot be decoded: {'; '.join(sorted(named)[:NAMED])}"
         f"{' and others' if count > NAMED else ''}; replace or remove them"
     )
+
+
+def _delete_unfinished(uri: str) -> None:
+    filesystem, path = open_filesystem(uri)
+    for name in list_files(uri, recursive=False)[0]:
+        filesystem.delete_file(f"{path}/{name}")
 
 
 def _manifest(

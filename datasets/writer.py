@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets.checksums import checksums_of
+from datasets.disk import DiskError, writing
 from datasets.examine import MAX_BYTES, examined, process
 from datasets.filesystem import open_filesystem
+from datasets.object_store import UnusableError
 from datasets.schema import SCHEMA, Split
 from datasets.splits import label_hash
 from datasets.threads import ordered_map
@@ -56,7 +58,7 @@ def write_shard(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> pa.Table:
     try:
         found = _write_images(plan, block, rows)
     except (ValueError, OSError) as error:
-        found = {"error": str(error)}
+        found = {"error": str(error), "disk": isinstance(error, DiskError)}
     return pa.Table.from_pylist([found], schema=FOUND)
 
 
@@ -131,6 +133,7 @@ FOUND = pa.schema(
         ("sha256", pa.string()),
         ("checksums", CHECKSUMS),
         ("error", pa.string()),
+        ("disk", pa.bool_()),  # whether it is a full or read-only disk's
     ]
 )
 
@@ -185,7 +188,12 @@ def _encode(plan: ShardPlan, table: pa.Table) -> pa.Buffer:
 def _write(uri: str, data: pa.Buffer) -> None:
     filesystem, path = open_filesystem(uri)
     try:
-        with filesystem.open_output_stream(path, compression=None) as stream:
+        with (
+            writing(filesystem, path, data.size),
+            filesystem.open_output_stream(path, compression=None) as stream,
+        ):
             stream.write(data)
+    except UnusableError:
+        raise
     except OSError as error:
         raise OSError(f"cannot write {uri}: {error}; make room or name another destination, and shard again") from error

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import cast
 
+from datasets.disk import DiskError
 from datasets.urls import absolute
 from reports import paper
 from reports.drawing import figures_of
@@ -115,6 +116,8 @@ def _file_of(output: str) -> tuple[Storage, str]:
 def _write(target: Storage, content: bytes, *parts: str) -> str:
     try:
         target.write_bytes(content, *parts)
+    except DiskError:
+        raise
     except OSError as error:
         raise ValueError(
             f"cannot write {target.uri(*parts)} ({error.strerror or error}); choose another --output or --storage"

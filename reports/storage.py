@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import pyarrow
 from pyarrow import fs
 
+from datasets.disk import DiskError, writing
 from datasets.filesystem import open_filesystem, write_whole
-from datasets.object_store import StorageError, explained, patiently
+from datasets.object_store import StorageError, UnusableError, explained, patiently
 from datasets.urls import absolute, is_local
 
 REPLACED_READS = 4
@@ -112,7 +113,7 @@ class Storage:
         """Delete a file, or a folder with everything in it; nothing happens when it is absent."""
         assert parts, "the root itself is never deleted"
         path, kind = self.path(*parts), self._type(*parts)
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
+        with contextlib.suppress(FileNotFoundError), writing(self.filesystem, path):  # another process was faster
             if kind == fs.FileType.Directory:
                 self._ask(lambda: self.filesystem.delete_dir(path))
             elif kind != fs.FileType.NotFound:
@@ -126,13 +127,26 @@ class Storage:
             raise ValueError(f"cannot read the storage {self.root}: {explained(error)}") from error
 
     def check_writable(self) -> None:
-        """Write and delete a small file, so that a study fails before it has cost anything. Raises ValueError."""
+        """Write and delete a small file, so that a study fails before it has cost anything.
+
+        Raises DiskError for a disk that is full, read-only or broken, ValueError for what is wrong otherwise.
+        """
         name = f"write-check-{uuid.uuid4().hex}"
         try:
             self.write_bytes(b"ok", name)
             self.delete(name)
+        except DiskError:
+            raise
         except (OSError, pyarrow.ArrowException) as error:
             raise ValueError(f"cannot write to the storage {self.root}: {explained(error)}") from error
+
+    def check_there(self) -> None:
+        """Find out whether a bucket is gone, in which every file seems to be absent. Raises UnusableError."""
+        if self.is_local:
+            return
+        bucket = self._base.partition("/")[0]
+        if self._ask(lambda: self.filesystem.get_file_info(bucket).type) == fs.FileType.NotFound:
+            raise UnusableError(f"there is no bucket {bucket!r} any more; create it anew, then launch again")
 
     def _read(self, path: str) -> bytes:
         """Content of a file, read again where it was replaced or deleted between the two requests that this takes."""

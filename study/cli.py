@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasets.object_store import UnusableError
 from datasets.urls import absolute, is_local
 from reports.message import complain
 from reports.storage import Storage
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; 0 on success, 1 where a study is left incomplete, 2 for input that cannot be used."""
+    """Run one command; 0 on success, 1 where a study is left incomplete or a disk is full, 2 for unusable input."""
     commands = {"plan": plan, "launch": launch, "status": status, "report": report, "explain": explain, "shard": shard}
     options = make_parser(commands).parse_args(arguments)
     try:
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         return 0
     except (ValueError, OSError) as error:  # what is wrong with the input, or a storage or disk that fails
         complain(f"error: {error}")
-        return 2
+        return 1 if isinstance(error, UnusableError) else 2
     except ModuleNotFoundError as error:
         complain(missing_package(error))
         return 2

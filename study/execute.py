@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue
 from ray import tune
 
 from datasets.manifest import read_manifest
-from datasets.object_store import OUTAGE_SECONDS
+from datasets.object_store import OUTAGE_SECONDS, UnusableError
 from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.records import Record
@@ -30,6 +30,7 @@ from study.failures import note_error
 from study.gang import train_together
 from study.interruption import ended_before, launch_ends, this_node, watching
 from study.progress import Telling, clear_progress
+from study.refusal import unusable
 from study.trial import TrialSpec, parse_trial
 from trainables.architecture import encoder_parameters, parse_architecture
 from trainables.context import Context, InterruptedTrainingError, PrunedError, prepare_torch
@@ -77,7 +78,8 @@ class Job(Spec):
 def run_trial(config: dict[str, Any]) -> None:
     """Ray Tune's trainable: one worker trains in this very process, which Tune reuses; several by Ray Train.
 
-    A failure is written beside the trial's checkpoints and raised again, which ends this process and no other trial.
+    A failure is written beside the trial's checkpoints and raised again, which ends this process and no other trial. A
+    storage or disk that refuses is no failure of the trial: it ends the launch (`study.watch`).
     """
     id, storage = config["job"]["id"], Storage(config["job"]["storage"], OUTAGE_SECONDS)
     try:
@@ -94,6 +96,8 @@ def run_trial(config: dict[str, Any]) -> None:
         storage.delete("checkpoints", id, "latest.pt")
     except Exception as error:
         if not launch_ends(config["job"]["launched_at"]):  # a gang falls apart by that
+            if (refusal := unusable(error, storage)) is not None:
+                raise refusal from error
             _note(storage, id, error, config["job"]["launched_at"])
             raise
     tune.report({"finished": 1})
@@ -103,6 +107,8 @@ def _note(storage: Storage, id: str, error: Exception, launched_at: str) -> None
     try:
         note_error(storage, id, error, launched_at)
         clear_progress(storage, id)
+    except UnusableError:
+        raise
     except OSError as unwritten:  # the launch notes that it ended without a word, which is tried again too
         logger.warning("the failure of %s could not be noted: %s", id, unwritten)
 

@@ -25,6 +25,7 @@ from study.images import ShardedImages, check_source, find_images, make_images, 
 from study.lease import CUT_OFF_SECONDS, lease
 from study.only import Only, check_matches, with_what_they_need
 from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
+from study.refusal import refusals_told
 from study.schedule import Ending, Schedule, State
 from study.throughput import Throughput
 from study.trial import canonical_json
@@ -72,8 +73,13 @@ def launch(
 
     Raises:
         ValueError: bad input, a storage that cannot be written, data that changed, resources that the cluster lacks.
+        UnusableError: a storage or disk that refuses, at the start or later; what is finished is kept.
     """
-    wishes = wishes or Wishes()
+    with refusals_told(storage):
+        return _launch(study, storage, address, display, wishes or Wishes())
+
+
+def _launch(study: Study, storage: Storage, address: str | None, display: Display, wishes: Wishes) -> Launched:
     storage.check_readable()
     images = find_images(study, storage)
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)

@@ -14,6 +14,7 @@ delete or read files of the storage first; those that run go on.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import socket
@@ -29,6 +30,8 @@ import pyarrow
 from pyarrow import fs
 from pydantic import TypeAdapter
 
+from datasets.disk import DiskError
+from datasets.object_store import REFUSED_SECONDS, UnusableError, patiently
 from reports.storage import Storage
 from study.cluster import JOB_VARIABLE
 from study.ending import interrupt_main
@@ -89,6 +92,7 @@ class Lease:
         cut_off_seconds: float,
     ) -> None:
         self.lost: str | None = None
+        self.refused = False  # whether it was lost by the storage's refusal
         self._storage, self._claim, self._say = storage, claim, say
         self._heartbeat_seconds = heartbeat_seconds
         self._stale_seconds, self._cut_off_seconds = stale_seconds, cut_off_seconds
@@ -103,16 +107,20 @@ class Lease:
         _withdraw(self._storage, self._claim)
 
     def _renew(self) -> None:
-        renewed, told = _uptime(), False
+        renewed, told, refused_at = _uptime(), False, math.inf
         while not self._over.wait(self._heartbeat_seconds):
             try:
                 self.lost = self._taken_over()
                 if self.lost is None:
                     _write(self._storage, self._claim)
-                    renewed = _uptime()
+                    renewed, refused_at = _uptime(), math.inf
                     if told:
                         self._say(f"{self._storage.root} answers again")
                     told = False
+            except UnusableError as error:
+                refused_at = min(refused_at, _uptime())
+                if isinstance(error, DiskError) or _uptime() - refused_at >= REFUSED_SECONDS:
+                    self.lost, self.refused = str(error), True
             except (OSError, pyarrow.ArrowException) as error:
                 silent = _uptime() - renewed
                 if silent > self._cut_off_seconds:
@@ -134,6 +142,7 @@ class Lease:
         mine = self._claim
         claims = _claims(self._storage)
         if mine.name not in claims:
+            self._storage.check_there()
             return f"another driver has taken over the storage {self._storage.root}; this one was suspended too long"
         for other in claims.keys() - {mine.name}:
             claim = _read(self._storage, other)
@@ -159,6 +168,7 @@ def lease(
 
     Raises:
         ValueError: another driver holds it (named with host, pid and since when), or it was lost.
+        UnusableError: it was lost since the storage refuses to be written.
     """
     claim = _acquire(storage, study, say, stale_seconds)
     held = Lease(storage, claim, say, heartbeat_seconds, stale_seconds, cut_off_seconds)
@@ -170,7 +180,7 @@ def lease(
     finally:
         held.release()
     if held.lost is not None:
-        raise ValueError(held.lost)
+        raise (UnusableError if held.refused else ValueError)(held.lost)
 
 
 def living_driver(storage: Storage) -> Claim | None:
@@ -259,7 +269,8 @@ def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[_Rival]
 
 def _claims(storage: Storage) -> dict[str, float]:
     """Names of all claims, and when they were written, in seconds of the storage's own clock."""
-    infos = storage.filesystem.get_file_info(fs.FileSelector(storage.path("lease"), allow_not_found=True))
+    selector = fs.FileSelector(storage.path("lease"), allow_not_found=True)
+    infos = patiently(storage.filesystem, lambda: storage.filesystem.get_file_info(selector), storage.root, patience=0)
     files = [info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith(".")]
     return {info.base_name.removesuffix(".json"): info.mtime_ns / 1e9 for info in files}
 

@@ -8,6 +8,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 
+from datasets.disk import DiskError
 from reports.storage import Storage
 
 PROGRESS_SECONDS = 5.0
@@ -67,7 +68,8 @@ def clear_progress(storage: Storage, id: str) -> None:
 class Telling:
     """Says how far a trial is: at once, and then at most every `PROGRESS_SECONDS`.
 
-    It only informs: where that cannot be written, training goes on, and it is tried again.
+    It only informs: where that cannot be written, training goes on, and it is tried again. But a disk that is full or
+    read-only ends the training, whose checkpoints it would not take either.
     """
 
     def __init__(self, storage: Storage, id: str, launch: str, node: str) -> None:
@@ -91,6 +93,8 @@ class Telling:
     def write(self, share: float, saved: float, *, ended: bool = False) -> None:
         try:
             write_progress(self._storage, self._id, share, self._launch, self._node, saved, ended=ended)
+        except DiskError:
+            raise
         except OSError as error:
             if not self._told:
                 logger.warning("the progress of %s cannot be written, which is tried again: %s", self._id, error)

@@ -52,6 +52,7 @@ def run_schedule(run: Run, display: Display) -> None:
     """Run the trials of a schedule as trials of one Ray Tune run."""
     from study.display import PLAIN_SECONDS, OnStep
     from study.reporting import REFRESH_SECONDS, refreshing
+    from study.watch import Watch
 
     schedule, budget, storage, launch = run.schedule, run.budget, run.storage, run.launched_at.isoformat()
 
@@ -69,7 +70,7 @@ def run_schedule(run: Run, display: Display) -> None:
             training = {id for id, one in known.items() if one.launch == launch and one.node in living}
             budget.note_training(lambda id: id in training)
 
-        callbacks: list[tune.Callback] = []
+        callbacks: list[tune.Callback] = [Watch(storage)]
         if budget is not None:
             callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
         stopping = Stopping(launch, lambda: running(schedule), follower)

@@ -17,7 +17,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 REGION = "us-east-1"
 Fault = Callable[[str, str], str | None]
-"""From method and path of a request to `503`, `403`, `cut` (the connection ends without an answer), or None: answer."""
+"""From method and path of a request to `503`, `403`, `404` (the bucket is gone), `cut` (the connection ends without an
+answer), or None: answer."""
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -47,7 +48,11 @@ class ObjectStore:
             raise ConnectionResetError
         if fault is not None:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            status, code = {"503": ("503 Slow Down", "SlowDown"), "403": ("403 Forbidden", "AccessDenied")}[fault]
+            status, code = {
+                "503": ("503 Slow Down", "SlowDown"),
+                "403": ("403 Forbidden", "AccessDenied"),
+                "404": ("404 Not Found", "NoSuchBucket"),
+            }[fault]
             start_response(status, [("Content-Type", "application/xml")])
             return [f"<Error><Code>{code}</Code><Message>as the test wants it</Message></Error>".encode()]
         answer: Iterable[bytes] = self._answer(environ, start_response)

@@ -15,7 +15,7 @@ import yaml
 import datasets.object_store
 import synthetic
 import trials
-from datasets.object_store import StorageError
+from datasets.object_store import StorageError, UnusableError
 from object_store import Fault, ObjectStore
 from reports.storage import Storage
 from reports.stored import read_failures, read_records, write_record
@@ -72,9 +72,46 @@ def test_patient_storage_asks_again_and_any_other_says_that_it_does_not_answer(s
     with pytest.raises(StorageError, match=r"has not answered for \d+ s.*try again"):
         request(storage)
     assert request(Storage(storage.root, patience=60)) == expected
-    store.fault = first(1, "403", f"/{bucket}")
-    with pytest.raises(StorageError, match="lack a right"):
-        request(Storage(storage.root, patience=60))
+
+
+RIGHTS = {
+    "read": "s3:GetObject",
+    "read JSON": "s3:GetObject",
+    "write": "s3:PutObject",
+    "exists": "s3:GetObject",
+    "list": "s3:ListBucket",
+    "delete": "s3:GetObject",  # whether there is anything to delete is asked first
+}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("name", REQUESTS)
+def test_refusal_is_asked_about_again_for_a_while_and_then_names_bucket_and_right(
+    store: ObjectStore, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, bucket = REQUESTS[name], f"refused-{name.lower().replace(' ', '-')}"
+    storage = Storage(store.bucket(bucket))
+    storage.write_bytes(b"[1]", "a.json")
+    store.fault = first(3, "403", f"/{bucket}")
+    request(Storage(storage.root, patience=60))
+    storage.write_bytes(b"[1]", "a.json")
+    store.fault = lambda method, path: "403"
+    monkeypatch.setattr(datasets.object_store, "REFUSED_SECONDS", 0.1)
+    for patience in (0, 60):
+        with pytest.raises(UnusableError, match=f"lack the right {RIGHTS[name]} on the bucket '{bucket}'"):
+            request(Storage(storage.root, patience=patience))
+
+
+def test_bucket_that_is_gone_is_said_to_be(store: ObjectStore) -> None:
+    """To reads it is as empty as one that never had anything in it."""
+    storage = Storage(store.bucket("gone"), patience=60)
+    storage.check_there()
+    store.client().delete_bucket(Bucket="gone")
+    with pytest.raises(UnusableError, match=r"there is no such bucket; create it.*'gone'"):
+        storage.write_bytes(b"[1]", "a.json")
+    assert not storage.exists("a.json")
+    with pytest.raises(UnusableError, match="there is no bucket 'gone' any more; create it"):
+        storage.check_there()
 
 
 def test_storage_that_does_not_answer_at_first_is_not_called_wrong(store: ObjectStore, hasty: None) -> None:
@@ -95,14 +132,16 @@ def test_checkpoint_waits_for_the_store_to_be_written_and_read(store: ObjectStor
     assert load_state(uri) == {"step": 1}
 
 
+@pytest.mark.usefixtures("hasty")
 def test_training_goes_on_without_a_checkpoint_in_its_midst(
-    store: ObjectStore, shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: ObjectStore, shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, assignment = (
         f"{store.bucket('midst')}/checkpoints/t",
         trials.assignment(shards, trials.settings("pretrain")),
     )
-    store.fault = first(2, "403", "PUT", "latest.pt")
+    store.fault = first(2, "503", "PUT", "latest.pt")
+    monkeypatch.setattr(datasets.object_store, "OUTAGE_SECONDS", 0.0)
     run_stage("pretrain", assignment, Context(folder, checkpoint_seconds=0))
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     assert "an older one counts until the next" in caplog.text
@@ -145,19 +184,40 @@ def test_what_only_informs_ends_no_trial_and_no_launch(store: ObjectStore, shard
     assert len(read_records(Storage(url))[0]) == 1
 
 
-def test_trial_that_the_storage_failed_goes_on_at_the_next_launch(
+def one_sentence(ended: subprocess.CompletedProcess[str]) -> str:
+    """What a launch says that a storage ended."""
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stdout + ended.stderr
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_trial_that_the_storage_refuses_ends_the_launch_and_goes_on_at_the_next(
     store: ObjectStore, shards: str, tmp_path: Path
 ) -> None:
+    """And is not said to have failed: any other trial would have met the same."""
     file, url = study_file(tmp_path, shards, "pretrain", "linear"), store.bucket("innocent")
     store.fault = lambda method, path: "403" if method == "PUT" and "/records/pretrain" in path else None
-    cut = run("launch", file, "--storage", url)
-    assert cut.returncode == 1 and "launch again to go on" in cut.stderr, cut.stdout + cut.stderr
-    assert "--retry-failed" not in cut.stderr
-    [failure] = read_failures(Storage(url))[0]
-    assert failure.error_type == "StorageError" and "lack a right" in failure.message
+    said = one_sentence(run("launch", file, "--storage", url))
+    assert "lack the right s3:PutObject on the bucket 'innocent'" in said
+    assert read_failures(Storage(url)) == ([], [])
     store.fault = None
     again = run("launch", file, "--storage", url, "--dry-run").stdout
     assert [line.partition("-")[0] for line in again.splitlines()] == ["pretrain", "linear"]
+
+
+def test_bucket_deleted_in_mid_run_ends_the_launch(store: ObjectStore, shards: str, tmp_path: Path) -> None:
+    """Everything in it seems to be absent: other trials' results, and the launch's own claim."""
+    begun = list[str]()
+
+    def gone(method: str, path: str) -> str | None:
+        if method == "PUT" and "progress.json" in path:
+            begun.append(path)
+        return "404" if begun else None
+
+    store.fault, url = gone, store.bucket("deleted")
+    said = one_sentence(run("launch", study_file(tmp_path, shards, "pretrain", "linear"), "--storage", url))
+    assert "bucket" in said and "'deleted'" in said and "create it" in said and "another driver" not in said
+    assert "failed" not in said
 
 
 HASTY = """

@@ -23,7 +23,7 @@ from study.throughput import Calibration, Measurement, write_calibration
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"datasets", "trainables", "reports", "study", "tests", "benchmarks"}
-STORAGE = {"datasets.filesystem", "datasets.object_store", "datasets.urls"}
+STORAGE = {"datasets.disk", "datasets.filesystem", "datasets.object_store", "datasets.urls"}
 """How files are read and written, wherever they are: they need neither torch nor ray."""
 MAY_IMPORT: dict[str, set[str]] = {
     "datasets": set(),

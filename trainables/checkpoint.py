@@ -16,7 +16,7 @@ import torch
 
 from datasets.checksums import DamagedError
 from datasets.filesystem import open_filesystem, write_whole
-from datasets.object_store import patiently
+from datasets.object_store import UnusableError, patiently
 from trainables.seal import check_seal, seal
 
 State = dict[str, Any]
@@ -37,7 +37,7 @@ class BackgroundWriter:
     """Saves states while training goes on: a state is copied at once and written by a thread, one at a time.
 
     A state that could not be written leaves the one before it in place: it is passed over where another one follows,
-    and raised as OSError by `wait`.
+    and raised as OSError by `wait`. Where the storage or disk refuses for good, the next `save` raises it too.
     """
 
     def __init__(self) -> None:
@@ -53,6 +53,8 @@ class BackgroundWriter:
         content = _serialized(state)
         try:
             self.wait()
+        except UnusableError:
+            raise
         except OSError as error:
             logger.warning("a checkpoint could not be written, so that an older one counts until the next: %s", error)
 
