@@ -158,7 +158,9 @@ class Resources(Part):
 
     `node_type` is the entry of the price table at which the node was rented, rank 0's where the trial ended (null: not
     noted, as on machines without a label). Of a trial that was continued on nodes of another type, `seconds_on` are the
-    wall seconds on each ("": not noted).
+    wall seconds on each ("": not noted). `threads` are each worker's on its CPU. A trial that was continued with other
+    numbers of workers or threads is the undisturbed one's up to rounding, or, streamed by other workers, up to the rows
+    of an epoch; `earlier_layouts` are the workers and threads that it had before.
     """
 
     workers: Count
@@ -168,6 +170,8 @@ class Resources(Part):
     channels_last: bool | None = None
     node_type: str | None = None
     seconds_on: Annotated[dict[str, Duration], Field(min_length=2)] | None = None
+    threads: Count | None = None
+    earlier_layouts: tuple[tuple[Count, Count], ...] | None = None
 
 
 class DataUsed(Part):

@@ -89,6 +89,8 @@ def provenance(records: Sequence[Record]) -> str:
         "hosts": ", ".join(sorted({one.host for one in environments})),
         "TF32 allowed": _counts(Counter(_yes(one.tf32) for one in resources)),
         "channels last": _counts(Counter(_yes(one.channels_last) for one in resources)),
+        "CPU threads a worker": _counts(Counter(str(one.threads or "not noted") for one in resources)),
+        "continued with other workers or threads": f"{sum(bool(one.earlier_layouts) for one in resources):,} trials",
     }
     return definitions({name: fact if fact != "" else "not stated" for name, fact in facts.items()})
 

@@ -271,6 +271,8 @@ def _record(
                 "channels_last": job.channels_last,
                 "node_type": context.node_type or None,
                 "seconds_on": seconds_on if len(seconds_on) > 1 else None,
+                "threads": outcome.progress.layout[1],
+                "earlier_layouts": outcome.progress.earlier_layouts or None,
             },
             "data": {
                 "fingerprint": manifest.fingerprint,

@@ -83,6 +83,11 @@ def test_norms_of_large_tensors_are_right_to_the_last_bit(size: int) -> None:
     assert norms([*torch.from_numpy(numbers)]).numpy().tolist() == exact.tolist()
 
 
+def test_norms_of_tiny_numbers_are_right() -> None:
+    numbers = torch.full((600_000,), 1e-24)
+    assert norms([numbers]).item() == pytest.approx(1e-24 * 600_000**0.5, rel=1e-6)
+
+
 def test_the_norm_of_a_channels_last_kernel_is_that_of_its_numbers() -> None:
     kernel = torch.rand(64, 128, 3, 3, dtype=torch.float64).to(memory_format=torch.channels_last)
     assert norms([kernel]).item() == pytest.approx(np.linalg.norm(kernel.numpy().ravel()), rel=1e-14)

@@ -154,3 +154,132 @@ def test_bfloat16_input_keeps_float32_statistics_and_its_memory_format() -> None
     torch.testing.assert_close(norm.moving_mean.double(), 0.1 * exact.mean((0, 2, 3)), atol=1e-6, rtol=0)
     variance = exact.var((0, 2, 3), correction=0)
     torch.testing.assert_close(norm.moving_variance.double(), 0.9 + 0.1 * variance, atol=1e-5, rtol=0)
+
+
+SHAPES = {  # up to 2^22 values a channel
+    "rows": (4096, 3),
+    "few": (64, 5, 2, 2),
+    "odd": (7, 6, 31, 43),
+    "many": (72, 4, 128, 128),
+    "most": (16, 2, 512, 512),
+}
+
+
+def _in_float64(x: Tensor, dy: Tensor, norm: GlobalBatchNorm) -> dict[str, Tensor]:
+    """What batch norm should be, by the definitions and NumPy's float64: channels first in each array."""
+    gamma, beta = (p.detach().double().numpy()[:, None] for p in (norm.gamma, norm.beta))  # type: ignore[union-attr]
+    rows, gradient = (t.detach().double().transpose(0, 1).flatten(1).numpy() for t in (x, dy))
+    mean, variance = rows.mean(1, keepdims=True), rows.var(1, keepdims=True)
+    centred = (rows - mean) / np.sqrt(variance + 1e-5)
+    dgamma, dbeta = (gradient * centred).sum(1), gradient.sum(1)
+    others = dbeta[:, None] + centred * dgamma[:, None]
+    dx = gamma / np.sqrt(variance + 1e-5) * (gradient - others / rows.shape[1])
+    values = {"y": centred * gamma + beta, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, "variance": variance[:, 0]}
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def _in_training(x: Tensor, dy: Tensor, norm: GlobalBatchNorm) -> dict[str, Tensor]:
+    found = _outcome(norm, x, dy)
+    variance = (found["moving_variance"].double() - 0.9) / 0.1
+    y, dx = (found[name].transpose(0, 1).flatten(1) for name in ("y", "dx"))
+    return {"y": y, "dx": dx, "dgamma": found["d gamma"], "dbeta": found["d beta"], "variance": variance}
+
+
+def _case(shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Values far from mean 0, and gradients."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    x, dy = (torch.randn(shape, generator=generator) for _ in range(2))
+    return tuple((t * 3 + 5 * (t is x)).to(dtype).to(memory_format=layout) for t in (x, dy))  # type: ignore[return-value]
+
+
+def _norm(channels: int) -> GlobalBatchNorm:
+    norm = GlobalBatchNorm(channels)
+    with torch.no_grad():
+        norm.gamma.copy_(torch.linspace(0.5, 1.5, channels))
+        assert norm.beta is not None
+        norm.beta.copy_(torch.linspace(-1, 1, channels))
+    return norm
+
+
+def _check_close(found: dict[str, Tensor], exact: dict[str, Tensor], dtype: torch.dtype) -> None:
+    for name, value in exact.items():
+        ours = found[name].detach().double()
+        if dtype == torch.bfloat16 and name in ("y", "dx"):  # the nearest number of eight bits, or its neighbour
+            torch.testing.assert_close(ours, value, rtol=2**-7, atol=1e-6 * value.abs().max().item(), msg=name)
+            assert (ours == value.bfloat16().double()).float().mean() > 0.99, name
+        else:
+            error = (ours - value).abs().max() / value.abs().max()
+            assert error < 1e-6, (name, error.item())
+
+
+@pytest.mark.parametrize(
+    ("name", "threads"), [("rows", 4), ("few", 1), ("odd", 2), ("many", 1), ("many", 4), ("most", 3)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batch_norm_is_exact_for_any_number_of_values(
+    name: str, layout: torch.memory_format, dtype: torch.dtype, threads: int
+) -> None:
+    shape = SHAPES[name]
+    if len(shape) == 2 and layout == torch.channels_last:
+        layout = torch.preserve_format
+    x, dy = _case(shape, layout, dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        norm = _norm(shape[1])
+        found = _in_training(x, dy, norm)
+    finally:
+        torch.set_num_threads(before)
+    _check_close(found, _in_float64(x, dy, norm), dtype)
+
+
+def _half_on_rank(rank: int) -> list[dict[str, Tensor]]:
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x, dy = _case(SHAPES["many"], layout, torch.float32)
+        half = slice(0, 40) if rank == 0 else slice(40, None)
+        found.append(_in_training(x[half].clone(), dy[half], _norm(4)))
+    return found
+
+
+def test_batch_norm_over_two_ranks_is_as_exact() -> None:
+    for first, second in zip(*run_ranks(_half_on_rank, 2), strict=True):
+        whole = {name: torch.cat([first[name], second[name]], 1) for name in ("y", "dx")}
+        whole |= {name: first[name].double() + second[name].double() for name in ("dgamma", "dbeta")}
+        norm = _norm(4)
+        x, dy = _case(SHAPES["many"], torch.contiguous_format, torch.float32)
+        _check_close(whole | {"variance": first["variance"]}, _in_float64(x, dy, norm), torch.float32)
+
+
+def test_variance_far_below_epsilon_is_kept_exactly() -> None:
+    x, _ = _case(SHAPES["odd"], torch.channels_last, torch.float64)
+    norm = GlobalBatchNorm(6).double()
+    norm.moving_variance.zero_()
+    norm(x * 1e-7)
+    exact = x.transpose(0, 1).flatten(1).var(1, correction=0)
+    torch.testing.assert_close(norm.moving_variance, 0.1 * 1e-14 * exact, rtol=1e-9, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", SHAPES)
+def test_batch_norm_on_a_gpu_is_exact_for_any_number_of_values(name: str, layout: torch.memory_format) -> None:
+    x, dy = _case(SHAPES[name], layout if len(SHAPES[name]) == 4 else torch.preserve_format, torch.float32)
+    norm = _norm(SHAPES[name][1]).cuda()
+    found = _in_training(x.cuda(), dy.cuda(), norm)
+    exact = _in_float64(x, dy, norm.cpu())
+    _check_close({key: value.cpu() for key, value in found.items()}, exact, torch.float32)
+
+
+def test_gradients_of_any_layout_are_taken() -> None:
+    """The mean over pixels, say, hands back one number for all of them."""
+    torch.manual_seed(0)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = _images(5, 3, 4).to(memory_format=layout).requires_grad_()
+        norm = _norm(3).double()
+        weight = torch.randn(5, 3, dtype=torch.float64)
+        (norm(x).mean((2, 3)) * weight).sum().backward()
+        assert x.grad is not None
+        exact = _in_float64(x, weight[:, :, None, None].expand(5, 3, 4, 4) / 16, norm)
+        torch.testing.assert_close(x.grad.transpose(0, 1).flatten(1), exact["dx"], atol=1e-12, rtol=1e-12)

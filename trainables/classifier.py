@@ -60,10 +60,22 @@ def model_state(module: Classifier) -> State:
     return {"spec": dict(vars(module.spec)), "module": module.state_dict()}
 
 
-def load_classifier(uri: str, sha256: str | None, context: Context, dtype: torch.dtype) -> Classifier:
-    """A saved classifier, fixed and in inference mode: a teacher; its file as for `load_model`."""
+def load_classifier(
+    uri: str, sha256: str | None, context: Context, dtype: torch.dtype, *, image_size: int, classes: int
+) -> Classifier:
+    """A saved classifier, fixed and in inference mode: a teacher; its file as for `load_model`.
+
+    Raises:
+        ValueError: as `load_model`, or it was made for images of another size, or for another number of classes.
+    """
     state = load_model(uri, sha256)
-    module = Classifier(ModelSpec(**state["spec"]))
+    spec = ModelSpec(**state["spec"])
+    if (spec.image_size, spec.classes) != (image_size, classes):
+        raise ValueError(
+            f"the teacher {uri} tells {spec.classes} classes in images of {spec.image_size} pixels; expected {classes} "
+            f"classes and {image_size} pixels, as its student has"
+        )
+    module = Classifier(spec)
     module.load_state_dict(state["module"])
     return context.place(module, dtype).eval().requires_grad_(False)
 

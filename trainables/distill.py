@@ -29,13 +29,17 @@ def run(assignment: Assignment, context: Context) -> Outcome:
 
     Raises:
         ProtocolError: the teacher did not stay as it was.
+        ValueError: the teacher's file cannot be read, or it was made for other images or classes.
     """
     settings = assignment.settings
     assert isinstance(settings, DistillSettings) and assignment.parent is not None
     optimization = settings.optimization
     dtype = DTYPES[optimization.precision]
-    teacher = load_classifier(assignment.parent, assignment.parent_sha256, context, dtype)
-    student = build(assignment.architecture, assignment.image_size, assignment.classes, settings)
+    size, classes = assignment.image_size, assignment.classes
+    teacher = load_classifier(
+        assignment.parent, assignment.parent_sha256, context, dtype, image_size=size, classes=classes
+    )
+    student = build(assignment.architecture, size, classes, settings)
     context.place(student, dtype)
     one_view = assignment.views(1, settings.augmentation, optimization, context)
     parts = settings.micro_batches  # the teacher may be the larger network

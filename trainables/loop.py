@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.
 HISTORY_ROWS = 100
 """A history has at most about this many rows, evenly spaced."""
 
+
+logger = logging.getLogger(__name__)
 
 HistoryRow = dict[str, float]
 
@@ -78,6 +81,8 @@ class Progress:
     resumed_seconds: float = 0.0  # training time of earlier sessions
     sessions: int = 0
     node_type: str = ""  # of the session that wrote the checkpoint
+    layout: tuple[int, int] = (0, 0)  # workers of that session, and CPU threads of each
+    earlier_layouts: list[tuple[int, int]] = field(default_factory=list)  # of sessions with others, in order
     earlier: dict[str, float] = field(default_factory=dict)  # `resumed_seconds` by node type
     judged_step: int = 0  # at which the training was last found worth going on with
     history: list[HistoryRow] = field(default_factory=list)
@@ -264,12 +269,27 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, context: Contex
         progress = Progress(**state["progress"])
         if context.world_size > 1:  # the running means are rank 0's; the other ranks' are lost
             progress.sums, progress.summed_steps = {}, 0
+    _note_layout(progress, (context.world_size, torch.get_num_threads()), context)
     if progress.sessions:
         last = progress.seconds - progress.resumed_seconds
         progress.earlier[progress.node_type] = progress.earlier.get(progress.node_type, 0.0) + last
     progress.resumed_seconds, progress.node_type = progress.seconds, context.node_type
     progress.sessions += 1
     return progress
+
+
+def _note_layout(progress: Progress, layout: tuple[int, int], context: Context) -> None:
+    """Note how many workers and threads go on with a training, and say so where these are not those of before."""
+    before = tuple(progress.layout)
+    if progress.sessions and before != layout:
+        progress.earlier_layouts.append((before[0], before[1]))
+        if context.rank == 0:
+            logger.warning(
+                "%s goes on at step %d with %d workers of %d threads, after %d of %d: its result is no longer the "
+                "undisturbed one's to the bit",
+                *(context.trial, progress.step, *layout, *before),
+            )
+    progress.layout = layout
 
 
 def _agreed(state: State | None, context: Context) -> State | None:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.collectives import all_gather, world_size
+from trainables.collectives import all_gather, sum_over_ranks, world_size
+from trainables.moments import combined, dense, gradient_sums, like, moments
 
 EPSILON = 1e-5  # official code
 MOMENTUM = 0.9  # share of the old moving statistics that stays at each update, official code
@@ -46,13 +46,13 @@ class GlobalBatchNorm(nn.Module):
             return F.batch_norm(x, self.moving_mean, self.moving_variance, self.gamma, self.beta, False, 0.0, EPSILON)
         y: Tensor
         count: Tensor | int
-        if world_size() > 1:
-            y, mean, variance, count = _BatchNormOverRanks.apply(x, self.gamma, self.beta)
-        else:
+        if x.is_cuda and world_size() == 1:  # its kernel is exact, and fused
             y, mean, inverse_std = torch.native_batch_norm(x, self.gamma, self.beta, None, None, True, 0.0, EPSILON)
             count = x.numel() // x.shape[1]
             with torch.no_grad():
                 variance = inverse_std.pow(-2).sub_(EPSILON)
+        else:
+            y, mean, variance, count = _ExactBatchNorm.apply(x, self.gamma, self.beta)
         if self.moving_share < 1:
             self._move(mean, variance, count)
         return y
@@ -96,16 +96,20 @@ def _norms(module: nn.Module) -> list[GlobalBatchNorm]:
 
 
 def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (c,), biased variance (c,) and count (1,) over all ranks of `x` (n, c, ...), in one exchange.
+    """Mean (c,), biased variance (c,) and count (1,) over all ranks of a dense `x` (n, c, ...), in one exchange.
 
     Each rank sends its mean, variance and count; they combine as in Chan et al. 1979, without the cancellation of sums
-    of squares.
+    of squares. On a CPU all are float64.
     """
-    wide = x if x.dtype == torch.float64 else x.float()
-    dims = [d for d in range(x.dim()) if d != 1]
-    variance, mean = torch.var_mean(wide, dim=dims, correction=0)
-    count = x.numel() // x.shape[1]
-    gathered = all_gather(torch.cat([mean, variance, torch.full_like(mean[:1], count)]))
+    if x.is_cpu:
+        mean, variance = moments(x)
+    else:
+        wide = x if x.dtype == torch.float64 else x.float()
+        variance, mean = torch.var_mean(wide, dim=[d for d in range(x.dim()) if d != 1], correction=0)
+    count = torch.full_like(mean[:1], x.numel() // x.shape[1])
+    if world_size() == 1:
+        return mean, variance, count
+    gathered = all_gather(torch.cat([mean, variance, count]))
     means, variances, counts = torch.split(gathered, [len(mean), len(mean), 1], dim=1)
     total = counts.sum(0)
     shares = counts / total
@@ -113,13 +117,27 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return global_mean, (shares * (variances + (means - global_mean) ** 2)).sum(0), total
 
 
-class _BatchNormOverRanks(torch.autograd.Function):
+def _gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
+    """Sums (2, c) over this rank's rows of dy * normalized x and of dy."""
+    if x.is_cpu:
+        return torch.stack(gradient_sums(dy, x, mean, inverse_std))
+    # The kernel of evaluation mode gives both. It takes a variance, and adds 0 to it here.
+    _, products, totals = torch.ops.aten.native_batch_norm_backward(
+        dy, x, torch.ones_like(mean), mean, inverse_std.pow(-2), None, None, False, 0.0, [False, True, True]
+    )
+    return torch.stack([products, totals])
+
+
+class _ExactBatchNorm(torch.autograd.Function):
     """(x, gamma, beta) -> normalized x, global mean, global variance, global count."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = dense(x)
         mean, variance, count = _global_moments(x)
-        y = torch.native_batch_norm(x, gamma, beta, mean, variance, False, 0.0, EPSILON)[0]
+        y = torch.native_batch_norm(
+            x, gamma, beta, mean.to(gamma.dtype), variance.to(gamma.dtype), False, 0.0, EPSILON
+        )[0]
         ctx.save_for_backward(x, gamma, mean, variance, count)
         ctx.mark_non_differentiable(mean, variance, count)
         return y, mean, variance, count
@@ -127,19 +145,25 @@ class _BatchNormOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_statistics: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x, gamma, mean, variance, count = ctx.saved_tensors
-        unit = torch.ones_like(mean)
-        # The kernel of evaluation mode sums dy * normalized x and dy; the parts of its input gradient are below.
-        _, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
-            dy, x, unit, mean, variance, None, None, False, EPSILON, [False, True, True]
-        )
-        sums = torch.stack([dgamma, dbeta])
-        dist.all_reduce(sums)
+        dy = like(dy, x)
         inverse_std = (variance + EPSILON).rsqrt()
-        scale = gamma * inverse_std
+        of_rank = _gradient_sums(dy, x, mean.to(gamma.dtype), inverse_std)
+        sums = sum_over_ranks(of_rank)
         # dx = scale * (dy - mean(dy) - xhat * mean(dy * xhat)): Ioffe and Szegedy 2015, section 3
+        scale = gamma * inverse_std
         slope = -scale * inverse_std * sums[0] / count
         offset = -scale * sums[1] / count - slope * mean
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        dx = torch.addcmul(offset.view(shape), x, slope.view(shape)).addcmul_(dy, scale.view(shape))
+        scale, slope, offset = (of_channels.to(gamma.dtype) for of_channels in (scale, slope, offset))
+        dx = _combined(dy, scale, x, slope, offset)
+        dgamma, dbeta = of_rank.to(gamma.dtype)
         needs_gamma, needs_beta = ctx.needs_input_grad[1:]
-        return dx.to(x.dtype), dgamma if needs_gamma else None, dbeta if needs_beta else None
+        return dx, dgamma if needs_gamma else None, dbeta if needs_beta else None
+
+
+def _combined(dy: Tensor, scale: Tensor, x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """scale * dy + slope * x + offset by channels (c,), in the type of `x`."""
+    if x.is_cpu:
+        return combined(dy, scale, x, slope, offset)
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    dx = torch.addcmul(offset.view(shape), x, slope.view(shape)).addcmul_(dy, scale.view(shape))
+    return dx.to(x.dtype)

@@ -18,7 +18,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)  # parents before children
 Resize = Literal["tf1", "tf2"]
 """Which TensorFlow's bicubic resize: that of version 1, with which the published models were trained, or version 2."""
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised when the code changes numbers on purpose; tables refuse to mix protocols."""
 
 
