@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from digit_shards import LABELLED, TEST, TRAIN, Digits, digits, write
 from trainables import distill, finetune
 from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
+from trainables.context import Context
 from trainables.finetune import load_pretrained
 from trainables.pretrain import Pretraining
 from trainables.resnet import Encoder
 from trainables.spec import STAGES, PretrainSettings, Settings, Stage
+from trainables.stages import run_stage
 
 FEATURES = 32  # channels at the end of the smallest encoder
 ENCODER = 19_596  # its parameters without batch norm's moving statistics
@@ -305,6 +307,18 @@ def test_distillation_teaches_what_a_fixed_teacher_says_of_the_same_views(
 def test_parent_whose_model_is_gone_is_named(shards: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pretrain/model\.pt is missing from storage"):
         trials.run("finetune", shards, tmp_path / "child", tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("image_size", 16), ("classes", 7)])
+def test_teacher_of_other_images_or_classes_is_refused(
+    shards: str, parents: Path, tmp_path: Path, field: str, value: int
+) -> None:
+    teacher = str(parents / "finetune" / "model.pt")
+    student = replace(trials.assignment(shards, trials.settings("distill"), teacher), **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match="the teacher .*finetune/model.pt tells 10 classes in images of 8 pixels; expected"
+    ):
+        run_stage("distill", student, Context(str(tmp_path)))
 
 
 def test_label_fraction_of_images_without_labels_is_refused(tmp_path: Path) -> None:
