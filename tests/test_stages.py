@@ -316,7 +316,7 @@ def test_teacher_of_other_images_or_classes_is_refused(
     teacher = str(parents / "finetune" / "model.pt")
     student = replace(trials.assignment(shards, trials.settings("distill"), teacher), **{field: value})  # type: ignore[arg-type]
     with pytest.raises(
-        ValueError, match="the teacher .*finetune/model.pt tells 10 classes in images of 8 pixels; expected"
+        ValueError, match=r"the teacher .*finetune/model\.pt tells 10 classes in images of 8 pixels; expected"
     ):
         run_stage("distill", student, Context(str(tmp_path)))
 
