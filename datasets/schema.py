@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -24,13 +24,17 @@ SCHEMA = pa.schema(
 )
 
 
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+
+
 class Checksums(BaseModel):
     """XXH3 (128 bits, hexadecimal) of a shard's bytes: of its last `footer_bytes`, and, for each row group, of its
     images and of what lies around them (`datasets.checksums`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    footer_bytes: int
+    footer_bytes: Positive
     footer: str
     images: tuple[str, ...]
     others: tuple[str, ...]
@@ -46,12 +50,12 @@ class ShardFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: Split
-    name: str
-    rows: int
-    bytes: int
+    name: Annotated[str, Field(pattern=r"^(train|test)-\d{10}\.parquet$")]
+    rows: Positive
+    bytes: Positive
     sha256: str
-    first_position: int
-    first_label_rank: float | None  # rank of the first row; None when it is unlabelled or a test row
+    first_position: Natural
+    first_label_rank: Annotated[float, Field(ge=0, lt=1)] | None  # of the first row; None: unlabelled, or a test row
     labels_sha256: str | None = None  # None in shards from before it was noted: their labels are not compared
     checksums: Checksums | None = None  # None in shards from before they were noted: bytes that rot go unseen
 
@@ -69,25 +73,42 @@ class Manifest(BaseModel):
 
     format_version: Literal[1]
     classes: tuple[str, ...]
-    label_seed: int
-    train_limit: int | None
-    test_limit: int | None
-    train_images: int
-    labelled_images: int
-    test_images: int
-    class_counts: tuple[int, ...]
-    test_class_counts: tuple[int, ...]
-    image_bytes: int
-    min_height: int
-    max_height: int
-    min_width: int
-    max_width: int
-    mean_pixels: float
-    row_group_rows: int
+    label_seed: Natural
+    train_limit: Positive | None
+    test_limit: Positive | None
+    train_images: Positive
+    labelled_images: Natural
+    test_images: Positive
+    class_counts: tuple[Natural, ...]
+    test_class_counts: tuple[Natural, ...]
+    image_bytes: Positive
+    min_height: Positive
+    max_height: Positive
+    min_width: Positive
+    max_width: Positive
+    mean_pixels: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+    row_group_rows: Positive
     files: tuple[ShardFile, ...]
     source: str
     source_signature: str
     fingerprint: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> Manifest:
+        """Files follow each other without a gap, and counts add up: readers rely on it."""
+        for split in SPLITS:
+            position = 0
+            for file in self.split_files(split):
+                if file.first_position != position or not file.name.startswith(split):
+                    raise ValueError(f"{file.name} begins at row {file.first_position:,}; expected {position:,}")
+                position += file.rows
+            if position != self.split_images(split):
+                raise ValueError(f"its {split} files have {position:,} rows; expected {self.split_images(split):,}")
+        if sum(self.class_counts) != self.labelled_images or self.labelled_images > self.train_images:
+            raise ValueError("the classes' counts do not add up to the labelled images")
+        if not len(self.classes) == len(self.class_counts) == len(self.test_class_counts):
+            raise ValueError("it has other numbers of classes and of counts")
+        return self
 
     @property
     def mean_image_bytes(self) -> float:

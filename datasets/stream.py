@@ -14,6 +14,7 @@ from datasets.batches import Batch, decode_rows
 from datasets.blocks import EncodedRows, read_rows, row_groups
 from datasets.decode import DECODE_THREADS
 from datasets.manifest import read_manifest
+from datasets.object_store import OUTAGE_SECONDS
 from datasets.resident import RESIDENT_BYTES, decoded_bytes, resident_rows
 from datasets.schema import Split
 from datasets.threads import prefetched
@@ -54,7 +55,7 @@ class TrainStream:
         resident_bytes: int = RESIDENT_BYTES,
         threads: int = DECODE_THREADS,
     ) -> None:
-        self._manifest = read_manifest(shards_uri)
+        self._manifest = read_manifest(shards_uri, OUTAGE_SECONDS)
         _check_rank(rank, world_size)
         _check_rows(rows, self._manifest.train_images, shards_uri, "train")
         if global_batch_size < 1 or global_batch_size % world_size:
@@ -136,7 +137,7 @@ def eval_batches(
     one row fewer than another, or none. Decoded rows are kept in memory as in `TrainStream`. Raises ValueError for
     shards that are missing and rows out of range.
     """
-    manifest = read_manifest(shards_uri)
+    manifest = read_manifest(shards_uri, OUTAGE_SECONDS)
     available = manifest.split_images(split)
     rows = available - first_row if rows is None else rows
     _check_rank(rank, world_size)

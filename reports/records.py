@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Literal, TypeGuard
+from typing import Annotated, Literal
 
 from pydantic import (
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,6 +15,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from reports.quantities import Amount, Count, Duration, Moment, Number, TrialId, check_settings
 
 RATES = (
     "top1",
@@ -36,11 +36,6 @@ OF_LABELS = ("linear", "finetune", "supervised")
 """Stages whose trials read labels and say of which share of them."""
 
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0)]
-Duration = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=0)]
-Count = Annotated[int, Strict(), Field(ge=0, lt=2**63)]  # as tables store it
-TrialId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # it is also a file name
 
 
 class Part(BaseModel):
@@ -83,22 +78,9 @@ class TrialSpec(Part):
     dev: DevSplit | None = None
     settings: dict[str, JsonValue]
 
-    @field_validator("settings")
-    @classmethod
-    def _finite(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if not _is_finite(settings):
-            raise ValueError("settings hold NaN or infinity; expected finite numbers only")
-        return settings
-
     @model_validator(mode="after")
-    def _labels_and_layers(self) -> TrialSpec:
-        fraction = self.settings.get("label_fraction")
-        if (fraction is not None or self.stage in OF_LABELS) and not (_is_number(fraction) and 0 < fraction <= 1):
-            raise ValueError(f"label_fraction is {fraction!r}; expected a share above 0 and up to 1")
-        for name in ("head_layer", "head_depth"):
-            value = self.settings.get(name)
-            if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 100):
-                raise ValueError(f"{name} is {value!r}; expected a number of layers")
+    def _settings_of_a_stage(self) -> TrialSpec:
+        check_settings(self.settings, reads_labels=self.stage in OF_LABELS)
         return self
 
 
@@ -215,8 +197,8 @@ class Record(Part):
     resources: Resources | None
     data: DataUsed
     environment: Environment | None
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime | None
+    started_at: Moment | None
+    finished_at: Moment | None
     selections: tuple[Selection, ...] = ()
 
     @model_validator(mode="after")
@@ -260,7 +242,7 @@ class Failure(Part):
     message: str
     traceback: str
     host: str
-    failed_at: AwareDatetime
+    failed_at: Moment
     attempts: Count
     launch: str = ""
 
@@ -271,15 +253,3 @@ class Problem:
 
     path: str
     reason: str
-
-
-def _is_number(value: JsonValue) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_finite(value: JsonValue) -> bool:
-    if isinstance(value, dict):
-        return all(_is_finite(item) for item in value.values())
-    if isinstance(value, list):
-        return all(_is_finite(item) for item in value)
-    return not isinstance(value, float) or math.isfinite(value)

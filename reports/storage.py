@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import json
-import time
+import functools
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +16,16 @@ from typing import Any, TypeVar
 
 import pyarrow
 from pyarrow import fs
+from pydantic import TypeAdapter
 
 from datasets.disk import DiskError, writing
 from datasets.filesystem import open_filesystem, write_whole
-from datasets.object_store import StorageError, UnusableError, explained, patiently
+from datasets.object_store import UnusableError, explained, patiently
+from datasets.typed_files import MOST_BYTES, BadFileError, parsed, read_bounded, read_parsed
 from datasets.urls import absolute, is_local
 
-REPLACED_READS = 4
-"""An object store's file is read in two requests, length and content. Where it was replaced by a longer one between
-them, the content is cut short; where it was deleted, the second request fails: it is read again so often."""
-
-REPLACED_SECONDS = 5.0
-"""That fails at once; a client gives up a store that does not answer after half a minute."""
-
 T = TypeVar("T")
+ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 class Storage:
@@ -71,25 +66,26 @@ class Storage:
         """Absolute path (local) or URL of a file, for messages and for other libraries."""
         return "/".join([self._prefix, *_checked(parts)])
 
-    def read_bytes(self, *parts: str) -> bytes:
-        """Content of a file. Raises FileNotFoundError when it is absent."""
-        path = self.path(*parts)
-        return self._ask(lambda: self._read(path))
+    def read_bytes(self, *parts: str, most: int = MOST_BYTES) -> bytes:
+        """Content of a file. Raises FileNotFoundError when it is absent, ValueError above `most` bytes."""
+        path, uri = self.path(*parts), self.uri(*parts)
+        try:
+            return self._ask(lambda: read_bounded(self.filesystem, path, most))
+        except ValueError as error:
+            raise BadFileError(uri, str(error)) from None
+
+    def read_typed(self, kind: TypeAdapter[T], *parts: str, most: int = MOST_BYTES) -> T:
+        """What a JSON file holds, that others may be replacing or deleting in this moment.
+
+        Raises FileNotFoundError when it is absent, and `BadFileError`, a ValueError, when it is of another kind.
+        """
+        path, uri = self.path(*parts), self.uri(*parts)
+        parse = functools.partial(parsed, kind)
+        return read_parsed(parse, self.filesystem, path, uri, most=most, patience=self.patience)
 
     def read_json(self, *parts: str) -> Any:
-        """Content of a small JSON file that others may be replacing or deleting in this moment.
-
-        Raises FileNotFoundError when it is absent, which a file that is only replaced never is, and ValueError when it
-        is not JSON.
-        """
-        for _ in range(REPLACED_READS):
-            try:
-                return json.loads(self.read_bytes(*parts))
-            except (FileNotFoundError, StorageError):
-                raise
-            except (OSError, ValueError):  # cut short, or a handle of the file that was there before
-                continue
-        return json.loads(self.read_bytes(*parts))
+        """What a small JSON file holds, of whatever kind; see `read_typed`."""
+        return self.read_typed(ANYTHING, *parts)
 
     def write_bytes(self, content: bytes, *parts: str) -> None:
         """Write a file as a whole or not at all: no reader and no crash ever sees half of it.
@@ -147,20 +143,6 @@ class Storage:
         bucket = self._base.partition("/")[0]
         if self._ask(lambda: self.filesystem.get_file_info(bucket).type) == fs.FileType.NotFound:
             raise UnusableError(f"there is no bucket {bucket!r} any more; create it anew, then launch again")
-
-    def _read(self, path: str) -> bytes:
-        """Content of a file, read again where it was replaced or deleted between the two requests that this takes."""
-        reads = 0
-        while True:
-            with self.filesystem.open_input_stream(path) as stream:
-                asked_at = time.monotonic()
-                try:
-                    content: bytes = stream.read()
-                    return content
-                except OSError:
-                    reads += 1
-                    if reads > REPLACED_READS or time.monotonic() - asked_at > REPLACED_SECONDS:
-                        raise
 
     def _type(self, *parts: str) -> fs.FileType:
         path = self.path(*parts)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from datasets.object_store import StorageError
+from datasets.typed_files import BadFileError, shortened
 from reports.records import Failure, Problem, Record
 from reports.storage import Storage
 
@@ -22,6 +22,7 @@ FEW = 4 * THREADS
 store names 1,000 of all its trials in an answer."""
 
 Model = TypeVar("Model", Record, Failure)
+ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Record, Failure)}
 
 
 def write_record(storage: Storage, record: Record) -> None:
@@ -45,7 +46,7 @@ def read_record(storage: Storage, trial_id: str) -> Record:
     """One record. Raises FileNotFoundError when there is none and ValueError when it is not a valid record."""
     found = _read(storage, Record, trial_id, ("records", f"{trial_id}.json"))
     if isinstance(found, Problem):
-        raise ValueError(f"{found.path} is not a record: {found.reason}")
+        raise BadFileError(found.path, f"is not a record: {found.reason}")
     if found is None:
         raise FileNotFoundError(f"{storage.uri('records', f'{trial_id}.json')}: trial {trial_id} has no record yet")
     return found
@@ -110,22 +111,12 @@ def _read(storage: Storage, kind: type[Model], trial_id: str, parts: tuple[str, 
     A file that this user may not read is wrong; a storage that does not answer is not.
     """
     try:
-        model = kind.model_validate_json(storage.read_bytes(*parts))
+        model: Model = storage.read_typed(ADAPTERS[kind], *parts)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        return Problem(storage.uri(*parts), _first_error(error))
-    except StorageError:
-        raise
-    except OSError as error:
-        return Problem(storage.uri(*parts), f"cannot be read: {error}")
+    except BadFileError as error:
+        return Problem(error.path, error.reason)
     if model.id != trial_id:
-        return Problem(storage.uri(*parts), f"holds the id {model.id!r}; expected {trial_id!r}, as in its name")
+        expected = f"expected {trial_id!r}, as in its name"
+        return Problem(storage.uri(*parts), f"holds the id {shortened(model.id, 100)!r}; {expected}")
     return model
-
-
-def _first_error(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(step) for step in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"

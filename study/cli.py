@@ -15,6 +15,7 @@ from reports.storage import Storage
 from reports.stored import read_records, record_ids
 from study.advice import warnings_of
 from study.arguments import check_options, make_parser
+from study.bad_files import tell_bad_files
 from study.config import Study
 from study.describe import describe_plan
 from study.drift import drift
@@ -61,7 +62,7 @@ def plan(options: argparse.Namespace) -> int:
     from reports.prices import DEFAULT, read_prices
     from study.estimate import estimate_plan
     from study.hardware import of_node, processor, resources, this_machine, with_worker
-    from study.throughput import Throughput, read_calibrations, write_calibration
+    from study.throughput import Throughput, told_calibrations, write_calibration
 
     prices = read_prices(options.prices or DEFAULT)
     node = prices.node(options.node) if options.node else None
@@ -78,7 +79,7 @@ def plan(options: argparse.Namespace) -> int:
         storage.check_writable()
         print(f"stored in {write_calibration(storage, calibrate(whole, print))}\n")
     records, _ = read_records(storage)
-    throughput = Throughput(records, read_calibrations(storage), hardware.device, processor())
+    throughput = Throughput(records, told_calibrations(storage), hardware.device, processor())
     estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)
     for line in describe_plan(whole, estimate):
         print(line)
@@ -101,8 +102,7 @@ def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False, 
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=retry_failed, whole_grid=whole_grid)
     made = make_plan(study, find_images(study, storage), evidence.done, evidence)
     records, problems = read_records(storage, made.finished)
-    for problem in problems:
-        complain(f"not a record: {problem.path}: {problem.reason}; delete or restore it")
+    tell_bad_files("a record", [*evidence.problems.values(), *problems])
     return replace(made, finished=frozenset(record.id for record in records))
 
 

@@ -16,7 +16,7 @@ from study.config import Execution
 from study.hardware import Hardware, processor, this_machine
 from study.plan import Plan
 from study.simulate import Simulation, critical_path, simulate_plan
-from study.throughput import Throughput, read_calibrations
+from study.throughput import Throughput, told_calibrations
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def estimate_plan(
 def throughput_here(execution: Execution, storage: Storage) -> Throughput:
     """What is known of devices like this machine's."""
     records, _ = read_records(storage)
-    return Throughput(records, read_calibrations(storage), this_machine(execution.per_worker).device, processor())
+    return Throughput(records, told_calibrations(storage), this_machine(execution.per_worker).device, processor())
 
 
 def _slots(hardware: Hardware, execution: Execution) -> int:

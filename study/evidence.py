@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import BaseModel, TypeAdapter
+
+from datasets.typed_files import BadFileError
+from reports.quantities import Amount
+from reports.records import Problem
 from reports.storage import Storage
 from reports.stored import read_record
 from study.adaptive import DEFAULT_TRIALS
@@ -19,6 +25,14 @@ from study.grid import grid_cells
 
 if TYPE_CHECKING:
     from study.search import Searches
+
+
+class _Mark(BaseModel):
+    device_seconds: Amount
+
+
+_MARK = TypeAdapter(_Mark)
+logger = logging.getLogger(__name__)
 
 
 class StoredEvidence:
@@ -36,6 +50,7 @@ class StoredEvidence:
         self.storage = storage
         self.whole_grid = whole_grid
         self.done = set(done)
+        self.problems: dict[str, Problem] = {}  # records that cannot be read, by trial
         self.retry_failed = retry_failed
         self._measured: dict[str, tuple[float, float]] = {}
         self._took: dict[str, float] = {}
@@ -90,7 +105,7 @@ class StoredEvidence:
     def is_over(self, choice: Choice) -> bool:
         """Whether nothing more is to be learnt about a choice's options."""
         if choice.search is None:
-            return all(self.done.issuperset(option.trials) or self.has_failed(option) for option in choice.options)
+            return all(self._finished(option) or self.has_failed(option) for option in choice.options)
         states = [state for _, state in self.searches.samples(choice)]
         return self.budget_spent(choice) and "running" not in states
 
@@ -117,7 +132,7 @@ class StoredEvidence:
             return len(self.searches.samples(choice)) >= most
         pruned = [state == "pruned" for _, state in self.searches.samples(choice)]
         of_sample = list(zip(choice.options, pruned, strict=True))
-        done = {id for option, _ in of_sample for id in option.trials if id in self.done}
+        done = {id for option, _ in of_sample for id in option.trials if id in self.done and self._measure(id)}
         cut = {id for option, is_pruned in of_sample if is_pruned for id in option.trials} - done
         spent = sum(map(self.device_seconds, done)) + sum(map(self._seconds_until_pruned, cut))
         return (hours is not None and spent >= 3600 * hours) or self._learns_nothing(choice)
@@ -137,9 +152,9 @@ class StoredEvidence:
 
     def score(self, option: Option) -> float | None:
         """Mean accuracy over all images that an option's trials held out; None unless all of them have a record."""
-        if not self.done.issuperset(option.trials):
+        if not self._finished(option):
             return None
-        measured = [self._measure(id) for id in option.trials]
+        measured = [self._measured[id] for id in option.trials]
         return sum(top1 * images for top1, images in measured) / sum(images for _, images in measured)
 
     def is_pruned(self, id: str) -> bool:
@@ -163,9 +178,17 @@ class StoredEvidence:
     def _seconds_until_pruned(self, id: str) -> float:
         """Device-seconds of a trial that was pruned; 0 of a fold of its option that was not begun any more."""
         if id not in self._pruned:
-            mark = self.storage.read_json(*pruned_mark(id)) if self.is_pruned(id) else {}
-            self._pruned[id] = mark.get("device_seconds", 0.0)
+            self._pruned[id] = self._noted_seconds(id)
         return self._pruned[id]
+
+    def _noted_seconds(self, id: str) -> float:
+        try:
+            return self.storage.read_typed(_MARK, *pruned_mark(id)).device_seconds
+        except FileNotFoundError:
+            return 0.0
+        except BadFileError as error:
+            logger.warning("%s; what that trial took until it was stopped is not counted", error)
+            return 0.0
 
     def ended_at(self, id: str) -> datetime:
         """When a trial with a record ended."""
@@ -173,12 +196,28 @@ class StoredEvidence:
         assert ended is not None, "a run states when it ended"
         return ended
 
-    def _measure(self, id: str) -> tuple[float, float]:
-        """A finished trial's accuracy on its held-out images, and their number; a record never changes."""
-        if id not in self._measured:
+    def _finished(self, option: Option) -> bool:
+        """Whether each trial of an option has a record that tells its accuracy."""
+        return self.done.issuperset(option.trials) and all(self._measure(id) for id in option.trials)
+
+    def _measure(self, id: str) -> bool:
+        """Note a finished trial's accuracy on its held-out images, and their number; a record never changes.
+
+        False where the record cannot be read or tells none: it is a problem then, and the trial not finished.
+        """
+        if id in self._measured:
+            return True
+        reason = "has no dev_top1 and evaluated among its metrics"
+        try:
             metrics = read_record(self.storage, id).metrics
+        except BadFileError as error:
+            reason, metrics = error.reason, {}
+        if "dev_top1" in metrics and metrics.get("evaluated", 0) > 0:
             self._measured[id] = metrics["dev_top1"], metrics["evaluated"]
-        return self._measured[id]
+            return True
+        self.done.discard(id)
+        self.problems[id] = Problem(self.storage.uri("records", f"{id}.json"), reason)
+        return False
 
 
 def pruned_mark(id: str) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         context.saved_step = round(telling.saved_before() * job.steps)
         context.report = lambda share: telling.tell(share, context.saved_step / job.steps)
     spec = parse_trial(job.trial)
-    manifest = read_manifest(job.shards)
+    manifest = read_manifest(job.shards, OUTAGE_SECONDS)
     check_images(job, spec, manifest)
     assignment = Assignment(
         architecture=parse_architecture(spec.architecture),

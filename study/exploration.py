@@ -6,9 +6,11 @@ import hashlib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 
+from datasets.typed_files import BadFileError, shortened
 from study.adaptive import Explore
 from study.choices import NoEvidence
 from study.config import Study
@@ -16,7 +18,7 @@ from study.evidence import StoredEvidence
 from study.explore import DIRECTIONS, Explorer
 from study.grid import Expansion, Explored, grid_cells
 from study.plan import Images, PlannedTrial, Planner
-from study.search import Searches
+from study.search import JOURNAL, Searches
 from study.trial import canonical_json
 
 OVER = "over"
@@ -99,9 +101,13 @@ def stored_exploration(
     if found is None:
         return None
     axes = tuple(cells[0].cell)
+    numbers: dict[tuple[Any, ...], int]
     numbers = {tuple(cell.cell[axis] for axis in axes): number for number, cell in enumerate(cells)}
-    trials = found.get_trials(deepcopy=False)
-    picked = dict.fromkeys(numbers[tuple(trial.params[axis] for axis in axes)] for trial in trials)
+    keys = [tuple(trial.params.get(axis) for axis in axes) for trial in found.get_trials(deepcopy=False)]
+    if odd := [key for key in keys if key not in numbers]:
+        reason = f"has the cell {shortened(repr(odd[0]))} of {found.study_name}, which is none of the grid"
+        raise BadFileError(searches.storage.uri(*JOURNAL), reason)
+    picked = dict.fromkeys(numbers[key] for key in keys)
     return list(picked), found.user_attrs.get(OVER) == ending_of(study.explore)
 
 
@@ -123,7 +129,9 @@ def advance(exploration: Exploration, evidence: StoredEvidence, over: Collection
             continue
         if cell.trials <= evidence.done:
             score = evidence.score(cell.measured)
-            assert score is not None
+            if score is None:
+                problem = next(evidence.problems[id] for id in cell.trials if id in evidence.problems)
+                raise BadFileError(problem.path, problem.reason)
             explorer.tell(number, score, _device_hours(exploration, evidence, number))
             exploration.told.add(number)
         elif number in running and all(id in evidence.done or id in over for id in cell.trials):

@@ -12,9 +12,11 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from pydantic import TypeAdapter
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
+from datasets.typed_files import BadFileError
 from reports.storage import Storage
 from study.capacity import DRIVER_BYTES, HEAD
 from study.failures import NoNodesError
@@ -23,6 +25,7 @@ from study.meeting import torch_config
 from study.progress import clear_progress
 
 logger = logging.getLogger(__name__)
+_NODES = TypeAdapter(set[str])
 
 ON_HEAD = {HEAD: 0.001, "memory": DRIVER_BYTES}
 """What a trial of several workers books for the processes that drive them: no worker's node is kept or lost with them,
@@ -174,8 +177,11 @@ def _lost_a_node(error: ray.train.TrainingFailedError, lost_before: set[str], ou
 
 
 def _nodes_told(storage: Storage, note: tuple[str, ...]) -> set[str] | None:
-    """The nodes of this attempt's workers; None if it ended before they told."""
+    """The nodes of this attempt's workers; None if it ended before they told, or what they told cannot be read."""
     try:
-        return set(storage.read_json(*note))
+        return storage.read_typed(_NODES, *note)
     except FileNotFoundError:
+        return None
+    except BadFileError as error:  # then the end of any node counts as one of theirs
+        logger.warning("%s; it does not count", error)
         return None

@@ -25,6 +25,7 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[at
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 
+from datasets.typed_files import BadFileError
 from reports.storage import Storage
 from study.cluster import ray_nodes
 from study.failures import failed_in, note_death
@@ -55,7 +56,11 @@ def ended_before(storage: Storage, id: str, launched_at: str) -> bool:
     """
     if storage.exists("checkpoints", id, "failure.json") and failed_in(storage, id, launched_at):
         return True
-    before = read_progress(storage, id)
+    try:
+        before = read_progress(storage, id)
+    except BadFileError as error:
+        logger.warning("%s; the trial begins as if it had not been tried", error)
+        return False
     if before is None or before.launch != launched_at or node_died(before.node):
         return False
     note_death(storage, id, launched_at)

@@ -178,13 +178,14 @@ def finished_plan(study: Study, images: ShardedImages | ExpectedImages, evidence
         ValueError: a record in storage that cannot be read, or that is of other data.
     """
     plan = make_plan(study, images, evidence.done, evidence)
-    check_records(plan, evidence.storage, images)
+    check_records(plan, evidence, images)
     return plan
 
 
-def check_records(plan: Plan, storage: Storage, images: ShardedImages | ExpectedImages) -> None:
+def check_records(plan: Plan, evidence: StoredEvidence, images: ShardedImages | ExpectedImages) -> None:
     """Refuse records of a plan's trials that are unreadable or of other data."""
-    records, problems = read_records(storage, plan.finished)
+    records, problems = read_records(evidence.storage, plan.finished)
+    problems += evidence.problems.values()
     if problems:
         listed = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
         raise ValueError(f"these records cannot be read; delete or restore them:\n{listed}")
@@ -216,7 +217,7 @@ def run_study(
     launched_at = datetime.now(UTC)
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
     growth = Growth(study, images, evidence, throughput.seconds)
-    check_records(growth.plan, storage, images)
+    check_records(growth.plan, evidence, images)
     failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
     expectation = Expectation(throughput.seconds)
     hours, per_worker = wishes.budget_gpu_hours, study.execution.per_worker

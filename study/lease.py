@@ -25,13 +25,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Annotated
 
 import pyarrow
 from pyarrow import fs
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from datasets.disk import DiskError
 from datasets.object_store import REFUSED_SECONDS, UnusableError, patiently
+from datasets.typed_files import BadFileError
 from reports.storage import Storage
 from study.cluster import JOB_VARIABLE
 from study.ending import interrupt_main
@@ -56,17 +58,20 @@ SETTLE_SECONDS = 5.0
 """Two drivers that start in the same moment: so long the one waits for the other, which withdraws."""
 
 
+Text = Annotated[str, Field(max_length=2_000)]
+
+
 @dataclass(frozen=True)
 class Claim:
     """Who claims a storage; `process` tells processes of one machine apart, also where a pid was used again."""
 
-    study: str
-    host: str
+    study: Text
+    host: Text
     pid: int
-    process: str
-    since: str
-    job: str = ""
-    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    process: Text
+    since: Text
+    job: Text = ""
+    name: Text = field(default_factory=lambda: uuid.uuid4().hex)
     held: bool = False
 
     def __str__(self) -> str:
@@ -278,12 +283,14 @@ def _claims(storage: Storage) -> dict[str, float]:
 def _read(storage: Storage, name: str) -> Claim | None:
     """A claim; None if it was withdrawn. One that is torn, or of a version of the code that writes other claims, counts
     as held by somebody on another machine, of whom it is not known since when, and who takes over from nobody."""
+    unknown = Claim(study="", host="", pid=0, process="", since="", name=name, held=True)
     try:
-        return _CLAIM.validate_python(storage.read_json("lease", _file(name)))
+        claim = storage.read_typed(_CLAIM, "lease", _file(name))
     except FileNotFoundError:
         return None
-    except ValueError:  # no JSON, or not a claim's
-        return Claim(study="", host="", pid=0, process="", since="", name=name, held=True)
+    except BadFileError:
+        return unknown
+    return claim if claim.name == name else unknown
 
 
 def _write(storage: Storage, claim: Claim) -> None:

@@ -110,10 +110,17 @@ class Ledger:
     def _cell(self, trial: FrozenTrial) -> int:
         return self.index[tuple(trial.params[axis] for axis in self.axes)]
 
+    def _is_entry(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is one that a ledger wrote: a cell, with its price."""
+        hours = trial.user_attrs.get("device_hours")
+        is_price = isinstance(hours, int | float) and not isinstance(hours, bool) and 0 <= hours < math.inf
+        known = isinstance(trial.user_attrs.get("handed_out"), bool) and is_price
+        return known and tuple(trial.params.get(axis) for axis in self.axes) in self.index
+
     def _check(self) -> None:
         name = self.optuna_study.study_name
         for trial in self.optuna_study.get_trials(deepcopy=False):
-            if trial.distributions != self.distributions or "handed_out" not in trial.user_attrs:
+            if trial.distributions != self.distributions or not self._is_entry(trial):
                 raise ValueError(
                     f"the Optuna study {name!r} explored another grid: its trial {trial.number} with {trial.params} "
                     "was no cell of a grid with the axes and values of this one; use an Optuna study of another name "

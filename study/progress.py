@@ -7,6 +7,9 @@ import logging
 import math
 import time
 from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from datasets.disk import DiskError
 from reports.storage import Storage
@@ -27,16 +30,19 @@ class Progress:
     `saved` is the share of the steps in the latest checkpoint; `ended`: the worker made it because its launch ends.
     """
 
-    share: float
-    updated_at: float
+    share: Annotated[float, Field(ge=0, le=1)]
+    updated_at: Annotated[float, Field(ge=0, le=1e11)]
     launch: str = ""
     node: str = ""
-    saved: float = 0.0
+    saved: Annotated[float, Field(ge=0, le=1)] = 0.0
     ended: bool = False
 
     def is_of(self, since: str) -> bool:
         """Whether a trial runs in a launch that began at `since` (the later of two times in ISO format is greater)."""
         return not self.ended and self.launch >= since and time.time() - self.updated_at < FRESH_SECONDS
+
+
+_PROGRESS = TypeAdapter(Progress)  # it checks types, and passes over what another version of the code adds
 
 
 def write_progress(
@@ -54,9 +60,9 @@ def write_progress(
 
 
 def read_progress(storage: Storage, id: str) -> Progress | None:
-    """A trial's progress; None before its start and after its end."""
+    """A trial's progress; None before its start and after its end. Raises BadFileError where it cannot be one."""
     try:
-        return Progress(**storage.read_json("checkpoints", id, "progress.json"))
+        return storage.read_typed(_PROGRESS, "checkpoints", id, "progress.json")
     except FileNotFoundError:
         return None
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from datasets.typed_files import BadFileError
+from reports.records import Problem
 from reports.storage import Storage
 from reports.stored import THREADS
 from study.progress import Progress, read_progress
@@ -18,12 +20,20 @@ READ_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
-def read_progresses(storage: Storage, ids: Iterable[str]) -> dict[str, Progress]:
-    """The progress of those of the trials that have any, many read at a time."""
+def read_progresses(storage: Storage, ids: Iterable[str]) -> tuple[dict[str, Progress], list[Problem]]:
+    """The progress of those of the trials that have any, many read at a time; and the files that cannot be one."""
+
+    def read(id: str) -> Progress | Problem | None:
+        try:
+            return read_progress(storage, id)
+        except BadFileError as error:
+            return Problem(error.path, error.reason)
+
     ids = list(ids)
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda id: read_progress(storage, id), ids)
-        return {id: known for id, known in zip(ids, found, strict=True) if known is not None}
+        found = dict(zip(ids, pool.map(read, ids), strict=True))
+    known = {id: one for id, one in found.items() if isinstance(one, Progress)}
+    return known, [one for one in found.values() if isinstance(one, Problem)]
 
 
 class Follower:
@@ -50,12 +60,16 @@ class Follower:
         self._awake.set()
 
     def _follow(self) -> None:
-        told = False
+        told, bad = False, set[str]()
         while not self._over:
             try:
-                self.known = read_progresses(self._storage, self._running())
+                self.known, problems = read_progresses(self._storage, self._running())
+                for problem in problems:
+                    if problem.path not in bad:
+                        logger.warning("%s: %s; how far that trial is cannot be shown", problem.path, problem.reason)
+                bad = {problem.path for problem in problems}
                 told = False
-            except (OSError, ValueError) as error:  # it does not answer, or a file is torn
+            except OSError as error:  # it does not answer
                 if not told:
                     logger.warning("how far trials are cannot be read, which is tried again: %s", error)
                 told = True

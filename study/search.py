@@ -13,14 +13,16 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from datasets.typed_files import BadFileError
 from reports.storage import Storage
 from study.adaptive import Range, Search
 from study.cells import Cell
 from study.choices import Choice
+from study.journal import MOST_BYTES, CheckedJournal
 
 JOURNAL = ("search", "journal.log")
 """Optuna's journal in the storage, which `optuna-dashboard RUNS/search/journal.log` opens."""
@@ -64,12 +66,17 @@ class Searches:
             weakref.finalize(self, shutil.rmtree, copy)
             self._file = Path(copy) / JOURNAL[-1]
             if storage.exists(*JOURNAL):
-                self._file.write_bytes(storage.read_bytes(*JOURNAL))
+                self._file.write_bytes(storage.read_bytes(*JOURNAL, most=MOST_BYTES))
 
     def samples(self, choice: Choice) -> list[tuple[Cell, State]]:
         """What a search has sampled, in order: the changes of the cell, and what became of them."""
         study = self.find(choice.id)
         trials = [] if study is None else study.get_trials(deepcopy=False)
+        space = _space(choice)
+        if odd := [trial.number for trial in trials if trial.distributions != space]:
+            raise BadFileError(
+                self.storage.uri(*JOURNAL), f"has samples of {choice.id} of other ranges than it searches: {odd[:10]}"
+            )
         return [(dict(trial.params), STATES[trial.state]) for trial in trials]
 
     def ask(self, choice: Choice) -> int:
@@ -84,8 +91,8 @@ class Searches:
         study = self.find(choice.id) or self.create(choice.id, [StudyDirection.MAXIMIZE])
         if BEGINNING not in study.user_attrs:
             study.set_user_attr(BEGINNING, self._winners_like(choice))
-        known, beginning = study.get_trials(), study.user_attrs[BEGINNING]
-        space = {axis: _distribution(found) for axis, found in choice.space.items()}
+        known, beginning = study.get_trials(), self._beginning(choice, study)
+        space = _space(choice)
         more = beginning[len(known) :]
         params = more[0] if more else _sample(choice.search, choice.id, known, space)
         study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=space))
@@ -136,12 +143,20 @@ class Searches:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             # A symlink, the default, is not to be had on every file system. A launch that was killed leaves its lock.
             lock = JournalFileOpenLock(str(self._file), LOCK_SECONDS)
-            self._journal = JournalStorage(_WholeLines(str(self._file), lock))
+            self._journal = JournalStorage(CheckedJournal(str(self._file), lock, self.storage.uri(*JOURNAL)))
         return self._journal
+
+    def _beginning(self, choice: Choice, study: optuna.Study) -> list[dict[str, Any]]:
+        """What a search samples first, as the journal has it."""
+        found, space = study.user_attrs[BEGINNING], _space(choice)
+        if isinstance(found, list) and all(_fits(params, space) for params in found):
+            return found
+        reason = f"has a {BEGINNING} of {choice.id} that is no list of settings within its ranges"
+        raise BadFileError(self.storage.uri(*JOURNAL), reason)
 
     def _winners_like(self, choice: Choice) -> list[dict[str, object]]:
         """The best settings of the latest searches at the same stage over the same ranges, each once."""
-        space = {axis: _distribution(found) for axis, found in choice.space.items()}
+        space = _space(choice)
         found: list[dict[str, object]] = []
         for other in reversed(self._open().get_all_studies()):
             if not other.study_name.startswith(f"choose-{choice.stage}-"):
@@ -151,23 +166,6 @@ class Searches:
                 best = max(done, key=lambda trial: trial.value or 0.0).params
                 found += [best] if best not in found else []
         return found[:WARM_STARTS]
-
-
-class _WholeLines(JournalFileBackend):
-    """A journal whose last line may have been cut off, as by a full disk or a power cut: Optuna would append to it, and
-    refuse the file from then on, so that line is dropped before this process writes its first."""
-
-    def __init__(self, path: str, lock: JournalFileOpenLock) -> None:
-        super().__init__(path, lock)
-        self._path, self._whole = Path(path), False
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        if not self._whole:
-            with self._path.open("r+b") as file:
-                content = file.read()
-                file.truncate(content.rfind(b"\n") + 1)
-            self._whole = True
-        super().append_logs(logs)
 
 
 def _sample(search: Search, name: str, known: list[FrozenTrial], space: dict[str, BaseDistribution]) -> dict[str, Any]:
@@ -189,6 +187,20 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     if search.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=ASHA_REDUCTION)
     return optuna.pruners.MedianPruner() if search.pruner == "median" else optuna.pruners.NopPruner()
+
+
+def _space(choice: Choice) -> dict[str, BaseDistribution]:
+    return {axis: _distribution(found) for axis, found in choice.space.items()}
+
+
+def _fits(params: object, space: dict[str, BaseDistribution]) -> bool:
+    """Whether something is a setting of each axis of a space, within its range."""
+    if not isinstance(params, dict) or params.keys() != space.keys():
+        return False
+    try:
+        return all(one._contains(one.to_internal_repr(params[axis])) for axis, one in space.items())
+    except (ValueError, TypeError):
+        return False
 
 
 def _distribution(found: Range) -> BaseDistribution:

@@ -8,6 +8,7 @@ from collections.abc import Container
 from reports.message import printable
 from reports.storage import Storage
 from reports.stored import read_failures
+from study.bad_files import tell_bad_files
 from study.lease import living_driver
 from study.plan import Plan
 from study.running import read_progresses
@@ -22,10 +23,12 @@ def print_status(plan: Plan, storage: Storage) -> int:
     A trial runs if it says so and the launch lives that runs it.
     """
     begun = set(storage.list("checkpoints"))
-    progress = read_progresses(storage, (id for id in plan.missing() if id in begun))
+    progress, problems = read_progresses(storage, (id for id in plan.missing() if id in begun))
+    tell_bad_files("a trial's progress", problems)
     driver = living_driver(storage) if progress else None
     running = {id for id, known in progress.items() if driver is not None and known.is_of(driver.since)}
-    failures, _ = read_failures(storage, plan.missing().keys() - running)
+    failures, problems = read_failures(storage, plan.missing().keys() - running)
+    tell_bad_files("a trial's failure", problems)
     failed = {failure.id: failure for failure in failures}
     table: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
     for id, trial in plan.trials.items():

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import Field, TypeAdapter
 
-from reports.records import Record
+from datasets.typed_files import BadFileError
+from reports.quantities import Count, Moment
+from reports.records import Problem, Record
 from reports.storage import Storage
+from study.bad_files import tell_bad_files
 from study.plan import PlannedTrial
 from trainables.spec import Spec, Stage
 
@@ -40,12 +43,12 @@ class Measurement(Spec):
 
     architecture: str
     stage: Stage
-    batch: int = Field(ge=1)
-    image_size: int
+    batch: Count = Field(ge=1)
+    image_size: Count
     precision: str
-    steps: int
-    seconds: float = Field(gt=0)
-    flops: float = Field(gt=0)
+    steps: Count
+    seconds: float = Field(ge=1e-9, le=1e9)
+    flops: float = Field(ge=1, le=1e40)
 
 
 class Calibration(Spec):
@@ -54,9 +57,12 @@ class Calibration(Spec):
     format: int = 1
     device: str
     hardware: str
-    measured_at: AwareDatetime
+    measured_at: Moment
     versions: dict[str, str]
     measurements: tuple[Measurement, ...]
+
+
+_CALIBRATION = TypeAdapter(Calibration)
 
 
 @dataclass(frozen=True)
@@ -138,29 +144,32 @@ def kind_of(trial: PlannedTrial) -> Kind:
     return Kind(spec.architecture, spec.stage, batch, spec.data.image_size, optimization.precision)
 
 
-def read_calibrations(storage: Storage) -> list[Calibration]:
-    """All calibrations of a storage.
-
-    Raises:
-        ValueError: a file that is not one.
-    """
-    found = []
-    for name in sorted(storage.list("calibrations")):
+def read_calibrations(storage: Storage) -> tuple[list[Calibration], list[Problem]]:
+    """All calibrations of a storage, and the files there that are none."""
+    found: list[Calibration] = []
+    problems: list[Problem] = []
+    for name in storage.list("calibrations"):
         if name.endswith(".json"):
             try:
-                found.append(Calibration.model_validate_json(storage.read_bytes("calibrations", name)))
-            except ValidationError as error:
-                raise ValueError(
-                    f"{storage.uri('calibrations', name)} is not a calibration: {error.errors()[0]['msg']}; delete it, "
-                    "and measure again with `plan --calibrate`"
-                ) from None
+                found.append(storage.read_typed(_CALIBRATION, "calibrations", name))
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except BadFileError as error:
+                problems.append(Problem(error.path, error.reason))
+    return found, problems
+
+
+def told_calibrations(storage: Storage) -> list[Calibration]:
+    """All calibrations of a storage; of a file that is none the user is told, and nothing is predicted from it."""
+    found, problems = read_calibrations(storage)
+    tell_bad_files("a calibration", problems)
     return found
 
 
 def write_calibration(storage: Storage, calibration: Calibration) -> str:
     """Write what was measured to `calibrations/HARDWARE.json`, beside what that file has of other kinds; its path."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", calibration.hardware).strip("-").lower() + ".json"
-    before = [one for one in read_calibrations(storage) if one.hardware == calibration.hardware]
+    before = [one for one in told_calibrations(storage) if one.hardware == calibration.hardware]
     new = {_key(one): one for one in calibration.measurements}
     kept = [one for old in before for one in old.measurements if old.versions == calibration.versions]
     merged = {_key(one): one for one in kept} | new

@@ -20,7 +20,7 @@ from study.describe import describe_plan, duration
 from study.estimate import Estimate, estimate_plan, throughput_here
 from study.hardware import Hardware, of_node, this_machine
 from study.plan import ExpectedImages, Plan, make_plan
-from study.throughput import Calibration, Measurement, Throughput, read_calibrations, write_calibration
+from study.throughput import Calibration, Measurement, Throughput, told_calibrations, write_calibration
 from synthetic import plain
 
 TABLE = {
@@ -214,7 +214,7 @@ def test_calibration_is_measured_stored_and_used_by_later_plans(
     before = planned(capsys, study)
     assert "hours    unknown" in before and "launch   wall clock unknown: the time of 5 trials is unknown" in before
     told = planned(capsys, study, "--calibrate")
-    [stored] = read_calibrations(Storage(str(tmp_path / "runs")))
+    [stored] = told_calibrations(Storage(str(tmp_path / "runs")))
     kinds = {(one.stage, one.batch) for one in stored.measurements}
     assert kinds == {("pretrain", 100), ("linear", 20), ("finetune", 20), ("supervised", 20), ("distill", 100)}
     assert stored.device == "cpu" and "torch" in stored.versions and stored.hardware in told

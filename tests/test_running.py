@@ -37,7 +37,8 @@ def test_many_are_read_at_the_same_time_and_those_without_any_are_left_out(store
             assert together.wait(20)
 
     store.fault = gather
-    found = read_progresses(storage, [f"t{number}" for number in range(21)])
+    found, problems = read_progresses(storage, [f"t{number}" for number in range(21)])
+    assert problems == []
     assert {id: known.share for id, known in found.items()} == {f"t{number}": number / 20 for number in range(20)}
 
 

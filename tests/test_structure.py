@@ -23,7 +23,7 @@ from study.throughput import Calibration, Measurement, write_calibration
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"datasets", "trainables", "reports", "study", "tests", "benchmarks"}
-STORAGE = {"datasets.disk", "datasets.filesystem", "datasets.object_store", "datasets.urls"}
+STORAGE = {f"datasets.{name}" for name in ("disk", "filesystem", "object_store", "typed_files", "urls")}
 """How files are read and written, wherever they are: they need neither torch nor ray."""
 MAY_IMPORT: dict[str, set[str]] = {
     "datasets": set(),

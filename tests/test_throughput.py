@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from reports.records import Record
 from reports.storage import Storage
 from studies import tiny_study
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.throughput import Calibration, Measurement, Throughput, read_calibrations, write_calibration
+from study.throughput import Calibration, Measurement, Throughput, told_calibrations, write_calibration
 from synthetic import plain
 
 
@@ -126,24 +127,38 @@ def test_device_seconds_of_several_workers_are_those_of_all() -> None:
 
 def test_calibrations_are_read_back_and_grow(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    assert read_calibrations(storage) == []
+    assert told_calibrations(storage) == []
     first, second = calibration(1, hardware="NVIDIA H100 80GB"), calibration(2, hardware="NVIDIA H100 80GB", batch=40)
     path = write_calibration(storage, first)
     assert path == str(tmp_path / "calibrations" / "nvidia-h100-80gb.json")
     write_calibration(storage, second)
-    [found] = read_calibrations(storage)
+    [found] = told_calibrations(storage)
     assert found.measurements == (*first.measurements, *second.measurements)
     again = calibration(9, hardware="NVIDIA H100 80GB")
     write_calibration(storage, again)
-    [found] = read_calibrations(storage)
+    [found] = told_calibrations(storage)
     assert sorted(one.seconds for one in found.measurements) == [2, 9]
     other_torch = again.model_copy(update={"versions": {"torch": "3"}})
     write_calibration(storage, other_torch)
-    assert [one.seconds for one in read_calibrations(storage)[0].measurements] == [9]
+    assert [one.seconds for one in told_calibrations(storage)[0].measurements] == [9]
 
 
-def test_file_that_is_no_calibration_is_named(tmp_path: Path) -> None:
-    (tmp_path / "calibrations").mkdir()
-    (tmp_path / "calibrations" / "odd.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"calibrations/odd\.json is not a calibration: .*; delete it"):
-        read_calibrations(Storage(str(tmp_path)))
+@pytest.mark.parametrize("content", ["{}", "null", "", "[]", '{"format": 1, "format": 1}'])
+def test_file_that_is_no_calibration_is_named_and_nothing_predicted_from_it(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = Storage(str(tmp_path))
+    write_calibration(storage, calibration(1))
+    (tmp_path / "calibrations" / "odd.json").write_text(content)
+    assert len(told_calibrations(storage)) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("not a calibration: ") and "calibrations/odd.json: " in told and "; delete or" in told
+
+
+@pytest.mark.parametrize(("field", "value"), [("seconds", 1e308), ("seconds", 0.0), ("flops", 1e300), ("batch", 2**64)])
+def test_calibration_with_numbers_that_cannot_be_is_none(tmp_path: Path, field: str, value: float) -> None:
+    storage = Storage(str(tmp_path))
+    plain = calibration(1).model_dump(mode="json")
+    plain["measurements"][0][field] = value
+    storage.write_bytes(json.dumps(plain).encode(), "calibrations", "odd.json")
+    assert told_calibrations(storage) == []
