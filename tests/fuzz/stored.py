@@ -143,8 +143,10 @@ def calibrations(folder: Path) -> Attack:
     )
 
     def read() -> object:
-        throughput = Throughput([], read_calibrations(storage), "cpu", "here")
-        return [throughput.seconds(trial) for trial in planned]
+        found, problems = read_calibrations(storage)
+        assert len(found) + len(problems) == 1, "a calibration is either read or listed"
+        throughput = Throughput([], found, "cpu", "here")
+        return [throughput.seconds(trial) for trial in planned] if found else None
 
     return _one_file(folder / "runs/calibrations/here.json", json.loads(valid.model_dump_json()), read)
 
