@@ -40,17 +40,24 @@ class Region:
         return [(self.start, self.images_start), (self.images_stop, self.stop)]
 
 
-def regions(metadata: pq.FileMetaData, footer_start: int) -> list[Region]:
-    """Return where each row group of a shard lies."""
-    images, starts = [], []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        columns = [group.column(number) for number in range(group.num_columns)]
-        spans = {column.path_in_schema: (_first_byte(column), column.total_compressed_size) for column in columns}
-        images.append((spans["image"][0], sum(spans["image"])))
-        starts.append(min(start for start, _ in spans.values()))
-    stops = [*starts[1:], footer_start]
-    return [Region(start, *image, stop) for start, image, stop in zip([0, *starts[1:]], images, stops, strict=True)]
+def region_of(metadata: pq.FileMetaData, index: int, footer_start: int) -> Region:
+    """Return where a row group of a shard lies."""
+    group = metadata.row_group(index)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    [images] = [column for column in columns if column.path_in_schema == "image"]
+    images_start = _first_byte(images)
+    last = index == metadata.num_row_groups - 1
+    return Region(
+        start=0 if index == 0 else _group_start(metadata, index),
+        images_start=images_start,
+        images_stop=images_start + images.total_compressed_size,
+        stop=footer_start if last else _group_start(metadata, index + 1),
+    )
+
+
+def _group_start(metadata: pq.FileMetaData, index: int) -> int:
+    group = metadata.row_group(index)
+    return min(_first_byte(group.column(number)) for number in range(group.num_columns))
 
 
 def _first_byte(column: pq.ColumnChunkMetaData) -> int:
@@ -68,7 +75,8 @@ def checksums_of(file: pa.Buffer) -> Checksums:
     content = memoryview(file)
     footer_bytes = int.from_bytes(content[-TAIL_BYTES:-4], "little") + TAIL_BYTES
     footer = content[-footer_bytes:]
-    found = regions(parse_footer(footer), len(content) - footer_bytes)
+    metadata, footer_start = parse_footer(footer), len(content) - footer_bytes
+    found = [region_of(metadata, index, footer_start) for index in range(metadata.num_row_groups)]
     return Checksums(
         footer_bytes=footer_bytes,
         footer=checksum(footer),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.checksums import DamagedError, checksum, parse_footer, regions
+from datasets.checksums import DamagedError, checksum, parse_footer, region_of
 from datasets.schema import ShardFile
 
 HOLE_BYTES = 8192
@@ -51,11 +51,12 @@ def open_shard(
         raise DamagedError(_message(uri, f"it has {stream.size():,} bytes, expected {file.bytes:,}"))
     footer: Span = (file.bytes - known.footer_bytes, file.bytes)
     metadata = parse_footer(_read_verified(stream, uri, [Check("footer", [footer], known.footer)]).view(*footer))
-    found = regions(metadata, footer[0])
-    checks = [Check(f"labels of row group {index}", found[index].others, known.others[index]) for index in groups]
-    if images:
-        for index in groups:
-            span = (found[index].images_start, found[index].images_stop)
+    checks = []
+    for index in groups:
+        region = region_of(metadata, index, footer[0])
+        checks.append(Check(f"labels of row group {index}", region.others, known.others[index]))
+        if images:
+            span = (region.images_start, region.images_stop)
             checks.append(Check(f"images of row group {index}", [span], known.images[index]))
     return pq.ParquetFile(pa.PythonFile(_read_verified(stream, uri, checks), mode="r"), metadata=metadata)
 
