@@ -48,7 +48,7 @@ def open_shard(
     if known is None:
         return pq.ParquetFile(stream, pre_buffer=True)
     if stream.size() != file.bytes:
-        raise DamagedError(_message(uri, f"it has {stream.size():,} bytes, expected {file.bytes:,}"))
+        raise damaged_shard(uri, f"it has {stream.size():,} bytes, expected {file.bytes:,}")
     footer: Span = (file.bytes - known.footer_bytes, file.bytes)
     metadata = parse_footer(_read_verified(stream, uri, [Check("footer", [footer], known.footer)]).view(*footer))
     checks = []
@@ -70,12 +70,13 @@ def _read_verified(stream: pa.NativeFile, uri: str, checks: Sequence[Check]) -> 
         if not wrong:
             return parts
     more = f" and {len(wrong) - 1} other parts" if len(wrong) > 1 else ""
-    raise DamagedError(_message(uri, f"it is not as it was written ({wrong[0]}{more})"))
+    raise damaged_shard(uri, f"it is not as it was written ({wrong[0]}{more})")
 
 
-def _message(uri: str, found: str) -> str:
+def damaged_shard(uri: str, found: str) -> DamagedError:
+    """What to raise of a shard, with what was found and what to do."""
     folder = uri.rpartition("/")[0]
-    return (
+    return DamagedError(
         f"the shard {uri} is damaged: {found}; put the file back from a copy, or delete the folder {folder} and make "
         f"the shards again, as the next launch does by itself, or `python -m study shard SOURCE {folder}`"
     )

@@ -92,6 +92,8 @@ def make_parser(commands_by_name: Mapping[str, Command]) -> argparse.ArgumentPar
     added.add_argument("--label-seed", type=int, default=0, metavar="N", help="which labels are known first (0)")
     added.add_argument("--train-limit", type=int, metavar="N", help="keep N training images, balanced over the classes")
     added.add_argument("--test-limit", type=int, metavar="N", help="keep N test images, balanced over the classes")
+    added = command("verify", "compare all shards and models with their checksums; adds them to shards that lack them")
+    added.add_argument("place", metavar="DIR_OR_URL", help="a storage, or a folder of shards")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The commands: plan, launch, status, report, explain, shard."""
+"""The commands: plan, launch, status, report, explain, shard, verify."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Run one command; 0 on success, 1 where a study is left incomplete or a disk is full, 2 for unusable input."""
-    commands = {"plan": plan, "launch": launch, "status": status, "report": report, "explain": explain, "shard": shard}
+    commands = {one.__name__: one for one in (plan, launch, status, report, explain, shard, verify)}
     options = make_parser(commands).parse_args(arguments)
     try:
         check_options(options)
@@ -281,3 +281,10 @@ def shard(options: argparse.Namespace) -> int:
     print(f"{destination}: {manifest.train_images:,} training images, {labelled} of them labelled, {test} test images")
     print(f"{len(manifest.classes)} classes, fingerprint {manifest.fingerprint[:12]}")
     return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare everything in a storage or a folder of shards with its checksums; 1 where something is damaged."""
+    from study.verify import verify as verified
+
+    return 0 if verified(options.place, print) else 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from datasets.audit import lacks_checksums
 from reports.records import Failure
 from reports.storage import Storage
 from reports.stored import read_failures, read_record, read_records, record_ids
@@ -102,6 +103,8 @@ def _launch(study: Study, storage: Storage, address: str | None, display: Displa
             if not isinstance(images, ShardedImages):
                 display.say(f"sharding {study.data.source} for {study.name}")
                 images = make_images(study, storage)
+            elif lacks_checksums(images.manifest):
+                say(f"rot in the shards goes unseen until `python -m study verify {images.shards}` adds checksums")
             skipped = run_study(study, storage, images, display, wishes, throughput, room)
         plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())

@@ -17,6 +17,7 @@ import torch
 from datasets.checksums import DamagedError
 from datasets.filesystem import open_filesystem, write_whole
 from datasets.object_store import UnusableError, patiently
+from datasets.verified import READS
 from trainables.seal import check_seal, seal
 
 State = dict[str, Any]
@@ -93,6 +94,29 @@ def load_state(uri: str, sha256: str | None = None) -> State | None:
     Raises:
         DamagedError: the file is not as it was written, or another one; the message names it.
     """
+    content = _read_verified(uri, sha256)
+    if content is None:
+        return None
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:  # a file of another program
+        raise DamagedError(f"{uri} is not a readable checkpoint: {error}") from error
+    if not isinstance(state, dict):
+        raise DamagedError(f"{uri} is not a readable checkpoint: it holds a {type(state).__name__}")
+    return state
+
+
+def check_file(uri: str, sha256: str | None) -> bool:
+    """Compare a file with the checksum in it, and with `sha256` if that is known; whether there is such a file.
+
+    Raises:
+        DamagedError: as `load_state`.
+    """
+    return _read_verified(uri, sha256) is not None
+
+
+def _read_verified(uri: str, sha256: str | None) -> bytes | None:
+    """Read a file, twice where it is damaged, since that may have happened on its way from an object store."""
     filesystem, path = open_filesystem(uri)
 
     def get() -> bytes | None:
@@ -102,22 +126,19 @@ def load_state(uri: str, sha256: str | None = None) -> State | None:
             content: bytes = stream.read()
         return content
 
-    content = patiently(filesystem, get, uri)
-    if content is None:
-        return None
-    try:
-        found = check_seal(content)
-    except DamagedError as error:
-        raise DamagedError(f"{uri} is damaged: {error}") from error
-    if sha256 not in (None, found):
-        raise DamagedError(f"{uri} is another file than was meant: its SHA-256 is {found}, expected {sha256}")
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:  # a file of another program
-        raise DamagedError(f"{uri} is not a readable checkpoint: {error}") from error
-    if not isinstance(state, dict):
-        raise DamagedError(f"{uri} is not a readable checkpoint: it holds a {type(state).__name__}")
-    return state
+    for attempt in range(READS):
+        content = patiently(filesystem, get, uri)
+        if content is None:
+            return None
+        try:
+            found = check_seal(content)
+        except DamagedError as error:
+            if attempt == READS - 1:
+                raise DamagedError(f"{uri} is damaged: {error}") from error
+            continue
+        if sha256 in (None, found):
+            return content
+    raise DamagedError(f"{uri} is another file than was meant: its SHA-256 is {found}, expected {sha256}")
 
 
 def delete_states(folder: str, *prefixes: str) -> None:
