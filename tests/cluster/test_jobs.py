@@ -18,8 +18,8 @@ from object_store import ObjectStore
 from reports.storage import Storage
 from reports.stored import read_records
 from studies import tiny
-from study.parcel import PACKAGES
 from study.tunnel import dashboard
+from study.upload import PACKAGES
 
 pytestmark = pytest.mark.timeout(280)
 
