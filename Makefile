@@ -25,8 +25,8 @@ report-paper: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The documented commands of docs/cluster.md against a mock of AWS, Ray's autoscaler, and jobs; needs root, an SSH server, rsync
-# and iproute2. It runs in namespaces of its own: nothing in there can reach another Ray, and all of it ends with them. Bash
+# The documented commands of docs/cluster.md against a mock of AWS, Ray's autoscaler, and jobs; needs root, an SSH server, rsync,
+# iproute2 and nftables. It runs in namespaces of its own: nothing in there can reach another Ray, and all of it ends with them. Bash
 # reaps what others leave.
 test-cluster: setup
 	LABELSCALE_NAMESPACES=private unshare --net --mount --pid --uts --ipc --fork --kill-child=SIGKILL --mount-proc \

@@ -1,0 +1,84 @@
+"""Who is on the same network as a cluster's head can do nothing without the token; the firewall closes the rest."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from strangers import HERE, ROOT, THERE, TOKEN, Machines, asked, environment, joined, kind, two_machines, wait_for
+
+pytestmark = pytest.mark.timeout(400)
+
+NEIGHBOR = "10.77.0.3"
+NAMED = {6379, 8076, 10001, 52365}
+"""Ports that the documentation names, of processes that are up last too."""
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    with two_machines() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def head(machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A head as `cluster.yaml` starts it; yields its home, where its token is."""
+    home = Path(tmp_path_factory.mktemp("head"))
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text(TOKEN)
+    commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["head_start_ray_commands"]
+    (command,) = [line for line in commands if "ray start" in line]
+    words = shlex.split(command.partition("ray start ")[2])
+    options = [word for word in words if not word.startswith("--autoscaling-config")]
+    with (home / "said").open("wb") as said:
+        process = subprocess.Popen(
+            machines.inside("machine", "ray", "start", "--block", "--num-cpus=1", *options),
+            stdout=said,
+            stderr=said,
+            cwd="/",
+            env=environment(home, RAY_AUTH_MODE="token", RAY_TMPDIR=str(home)),
+        )
+    try:
+        wait_for(lambda: b"Ray runtime started" in (home / "said").read_bytes() or process.poll() is not None, 120)
+        wait_for(lambda: NAMED <= {port for _, port in machines.listening()}, 90)
+        yield home
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def test_nothing_is_done_without_the_token_and_metrics_alone_are_read(machines: Machines, head: Path) -> None:
+    ports = sorted({port for _, port in machines.listening()})
+    answers = asked(machines, "stranger", HERE, ports)
+    kinds = {port: kind(answer) for port, answer in answers.items() if answer}
+    assert NAMED <= kinds.keys() and 8265 not in kinds  # the dashboard, which takes jobs
+    assert set(kinds.values()) == {"refuses", "metrics"}
+    assert list(kinds.values()).count("metrics") == 3  # as the documentation says
+
+
+def test_cluster_is_joined_with_the_token_only(machines: Machines, head: Path, tmp_path: Path) -> None:
+    address = f"{HERE}:6379"
+    assert not joined(machines, "stranger", address, tmp_path, RAY_AUTH_MODE="disabled")
+    assert not joined(machines, "stranger", address, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+    assert joined(machines, "stranger", address, head, RAY_AUTH_MODE="token")
+
+
+def test_firewall_of_the_documentation_closes_all_ports_to_strangers(machines: Machines, head: Path) -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    (block,) = re.findall(r"```sh\n(nft .*?)```", text, re.DOTALL)
+    script = block.replace("10.0.0.0/24", NEIGHBOR)
+    ports = sorted({port for _, port in machines.listening()})
+    assert any(asked(machines, "stranger", HERE, ports).values())
+    subprocess.run(machines.inside("machine", "bash", "-euc", script), check=True)
+    assert set(asked(machines, "stranger", HERE, ports).values()) == {None}
+    assert any(asked(machines, "machine", HERE, ports).values())  # Ray goes on
+    subprocess.run(machines.inside("machine", "nft", "delete", "table", "inet", "labelscale"), check=True)
+    open_again = script.replace(NEIGHBOR, THERE)  # the stranger is a node of the cluster
+    subprocess.run(machines.inside("machine", "bash", "-euc", open_again), check=True)
+    assert any(asked(machines, "stranger", HERE, ports).values())
