@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.storage import Storage
+from study.authentication import asks_for_token, use_own_token
 from study.ending import ending
 from study.private_ray import on_loopback, private_ray
 from study.upload import ROOT, copy_code
@@ -46,7 +47,8 @@ def ray_cluster(
     The code travels to a cluster's nodes, and it is said what that is; see `study.upload`.
 
     Raises:
-        ValueError: no cluster at the address, or an address of Ray Client, in which a study cannot be driven.
+        ValueError: no cluster at the address, or one that refuses this user's token, or an address of Ray Client, in
+            which a study cannot be driven.
     """
     if address is not None and address.startswith("ray://"):
         raise ValueError(
@@ -55,6 +57,7 @@ def ray_cluster(
         )
     if address is not None and address != "auto":
         _check_that_something_listens(address)
+        use_own_token(address)
     for name, value in SETTINGS_OF_RAY.items():
         os.environ.setdefault(name, value)
     with private_ray() if address is None else nullcontext() as folder:
@@ -91,6 +94,8 @@ def _connect(address: str | None, storage: Storage | None, folder: Path | None, 
         raise ValueError(f"--address {address}: no Ray cluster answers there ({error}); is it up?") from error
     finally:
         ending.take_back()
+    if address is not None and not asks_for_token(ray.get_runtime_context().gcs_address):
+        say("the cluster asks for no token: whoever reaches its ports can run code on its nodes (docs/security.md)")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
     ray.data.DataContext.get_current().enable_progress_bars = False
 

@@ -37,11 +37,11 @@ def private_ray() -> Iterator[Path]:
         before = {name: os.environ.get(name) for name in wanted}
         _set(wanted)
         try:
-            _read_environment_again()
+            read_environment_again()
             yield folder / "ray"  # Ray lets all users write to its folder: what is around it keeps them out
         finally:
             _set(before)
-            _read_environment_again()
+            read_environment_again()
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _set(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _read_environment_again() -> None:
+def read_environment_again() -> None:
     """Have Ray in this process see the environment as it is now; by itself it reads it once."""
     from ray import _raylet
     from ray._private import ray_constants

@@ -60,6 +60,15 @@ def test_pods_have_the_resources_of_the_nodes_on_aws() -> None:
         assert container["resources"]["requests"] == limits
 
 
+def test_pods_take_connections_from_each_other_and_at_the_port_that_asks_for_the_token_alone() -> None:
+    policy = yaml.safe_load((ROOT / "deploy" / "network-policy.yaml").read_text(encoding="utf-8"))
+    pods = {"matchLabels": {"ray.io/is-ray-node": "yes"}}  # KubeRay's constant RayNodeLabelKey
+    assert policy["spec"]["podSelector"] == pods and policy["spec"]["policyTypes"] == ["Ingress"]
+    each_other, dashboard = policy["spec"]["ingress"]
+    assert each_other == {"from": [{"podSelector": pods}]}
+    assert dashboard["ports"] == [{"protocol": "TCP", "port": 8265}]
+
+
 def test_the_study_that_is_launched_exists() -> None:
     study = re.search(r"study launch (\S+\.yaml)", RAYJOB["spec"]["entrypoint"])
     assert study and (ROOT / study[1]).is_file()

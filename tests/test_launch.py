@@ -281,6 +281,7 @@ def test_launch_on_a_running_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyP
         address = head.stdout.readline().decode().strip()
         launched = run("launch", file, "--storage", tmp_path / "runs", "--address", address)
         assert "1 done" in launched.stdout
+        assert "files of code" in launched.stdout and "the cluster asks for no token" in launched.stdout
         [record] = read_records(Storage(str(tmp_path / "runs")))[0]
         assert record.resources is not None and record.resources.node_type == "c5.large"
     finally:

@@ -84,7 +84,7 @@ def gcs_and_token(folder: Path) -> tuple[str, Path]:
     for process in psutil.process_iter():
         variables = process.environ() if process.name() == "raylet" else {}
         if variables.get("HOME") == str(folder):
-            (address,) = re.findall(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
+            address, *_ = re.findall(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
             return address, Path(variables["RAY_AUTH_TOKEN_PATH"])
     raise AssertionError("no raylet runs")
 
