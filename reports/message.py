@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 
@@ -23,3 +24,14 @@ def printable(text: object, most: int = MOST_CHARACTERS) -> str:
 def complain(text: object) -> None:
     """Print a message to the standard error output."""
     print(printable(text), file=sys.stderr, flush=True)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def bound_warnings() -> None:
+    """From now on, warnings of loggers that nobody has configured are printed as messages are."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())

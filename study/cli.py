@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from datasets.object_store import UnusableError
 from datasets.urls import absolute, is_local
-from reports.message import complain
+from reports.message import bound_warnings, complain
 from reports.storage import Storage
 from reports.stored import read_records, record_ids
 from study.advice import warnings_of
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     """Run one command; 0 on success, 1 where a study is left incomplete or a disk is full, 2 for unusable input."""
     commands = {one.__name__: one for one in (plan, launch, status, report, explain, shard, verify)}
+    bound_warnings()
     options = make_parser(commands).parse_args(arguments)
     try:
         check_options(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_module_of_ours_that_is_missing_is_our_own_fault() -> None:
     with pytest.raises(ModuleNotFoundError):
         missing_package(ModuleNotFoundError("No module named 'study.nothing'", name="study.nothing"))
     assert "the package ray is not installed" in missing_package(ModuleNotFoundError("", name="ray.tune"))
+
+
+def test_launcher_runs_from_any_folder_and_says_how_to_make_its_environment(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(ROOT / "labelscale", root)
+    (tmp_path / "link").symlink_to(root / "labelscale")
+    done = subprocess.run([tmp_path / "link", "plan"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr == (
+        f"error: there is no environment in {root}/.venv; run: make -C {root} setup\n"
+    )
+    (root / ".venv" / "bin").mkdir(parents=True)
+    python = root / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH" "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "link", "plan", "a b"], cwd=tmp_path, env={}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{root} -m study plan a b\n"
 
 
 def test_study_that_is_meant_from_another_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import string
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,13 @@ def test_message_is_bounded_and_says_what_was_left_out() -> None:
     long = printable("begin" + "x" * 10_000 + "end")
     assert long.startswith("begin") and long.endswith("end")
     assert printable("a\x1b[2J\x07\u202e\nb") == "a\\x1b[2J\\x07\\u202e\nb"
+
+
+def test_warnings_of_loggers_are_messages_too() -> None:
+    run = "import logging; from reports.message import bound_warnings; bound_warnings(); "
+    run += "logging.getLogger('datasets.folder').warning('%s', chr(27) + 'x' * 5000)"
+    said = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stderr
+    assert said.startswith("\\x1bxxx") and "characters left out" in said and len(said) <= MOST_CHARACTERS + 1
 
 
 def test_terminal_obeys_no_message() -> None:

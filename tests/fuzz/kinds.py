@@ -39,6 +39,7 @@ def find(kind: str) -> Kind:
 KINDS = {
     "presets": Kind("fuzz.inputs:presets", 40),
     "set": Kind("fuzz.inputs:overrides", 60),
+    "studies": Kind("fuzz.studies:trees", 60),
     "only": Kind("fuzz.inputs:only", 200),
     "flags": Kind("fuzz.inputs:flags", 10),
     "records": Kind("fuzz.stored:records", 60),
