@@ -49,7 +49,7 @@ def launch(machines: Machines, shards: str, tmp_path_factory: pytest.TempPathFac
         assert process.poll() is None, (folder / "said").read_text()
         yield folder
     finally:
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGKILL)
         for child in children:
             if child.is_running():
