@@ -145,7 +145,7 @@ def flags(folder: Path) -> Attack:
     (folder / "runs").mkdir()
     where = ["--storage", str(folder / "runs")]
     run_all([[command, str(file), *where] for command in ("plan", "status")])
-    run_all([["launch", str(file), "--dry-run", *where]])
+    run_all([["launch", str(file), "--dry-run", *where], ["explain", "finetune", "--study", str(file), *where]])
 
     def attack(draw: random.Random) -> str:
         command = draw.choice(list(FLAGS))
