@@ -38,10 +38,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def drawn(kinds: list[str], seed: int, rounds: int) -> Iterator[tuple[str, int]]:
-    """Kind and seed of each round; a single kind with a seed is the same round again."""
+    """Kind and seed of each round, every kind once before any is drawn; a kind with a seed is the same round again."""
     for number in range(rounds):
         rng = random.Random(seed + number)
-        yield rng.choices(kinds, [KINDS[kind].weight for kind in kinds])[0], seed + number
+        any_kind = rng.choices(kinds, [KINDS[kind].weight for kind in kinds])[0]
+        yield kinds[number] if number < len(kinds) else any_kind, seed + number
 
 
 def run_round(spec: dict[str, str]) -> Findings:
