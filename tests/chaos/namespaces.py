@@ -17,11 +17,14 @@ ROOT = TESTS.parent
 
 
 def command_inside(*arguments: str) -> list[str]:
-    """The command that runs one of our modules in namespaces of its own; bash reaps what others leave."""
+    """The command that runs one of our modules in namespaces of its own, which end with the thread that starts it.
+
+    Bash is the first process in there, since it reaps what others leave.
+    """
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     kinds = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
     inside = ["bash", "-c", 'ip link set lo up; "$@"; exit $?', "bash", sys.executable, "-m", *arguments]
-    return ["unshare", *user, *kinds, *inside]
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", *user, *kinds, *inside]
 
 
 def environment_inside() -> dict[str, str]:
