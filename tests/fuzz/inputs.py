@@ -62,7 +62,8 @@ def overrides(folder: Path) -> Attack:
         path = draw.choice(known)
         if draw.random() < 0.2:
             path = mutate.text(draw, path)
-        value = draw.choice((str(mutate.odd(draw)), draw.choice(mutate.WORDS), mutate.text(draw, "[1, 2, {a: b}]")))
+        odd = (str(mutate.odd(draw)), draw.choice(mutate.WORDS), mutate.text(draw, "[1, 2, {a: b}]"))
+        value = draw.choice(("1", "2", "0.5", "[1, 2]", "sgd", "true", "null", *odd))
         written = f"{path}={value}" if draw.random() < 0.97 else path
         (folder / "input.txt").write_bytes(written.encode("utf-8", "replace"))
         load_study(file, [written])
@@ -120,16 +121,15 @@ def run_command(arguments: list[str]) -> str:
     return "refused" if code == 2 else "read"
 
 
-FLAGS: dict[str, tuple[str, ...]] = {
-    "plan": ("--devices", "--node", "--prices", "--set", "--storage"),
-    "launch": ("--seeds", "--only", "--budget-gpu-hours", "--set", "--storage"),
-    "status": ("--set", "--storage"),
-    "explain": ("--set", "--storage", "--study"),
+NUMBERS = ("0", "-1", "1", "2", "3", "7", "1e3", "0.5", "1000000000", "9" * 30, "nan", "inf", "-0.0", "1_0")
+WORDS = ("", " ", "x", "digits", "a=b", "p3.2xlarge", "/dev/null", "stage=finetune", "seed=0", "data.image_size=9")
+FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "plan": {"--devices": NUMBERS, "--node": WORDS, "--prices": WORDS, "--set": WORDS},
+    "launch": {"--seeds": NUMBERS, "--only": WORDS, "--budget-gpu-hours": NUMBERS, "--set": WORDS},
+    "status": {"--set": WORDS, "--storage": (*WORDS, "s3://", "s3:/x", "~", "..")},
+    "explain": {"--set": WORDS, "--study": WORDS},
 }
-VALUES = (
-    *("0", "-1", "1", "3", "1e3", "1000000000", "9" * 30, "nan", "inf", "", " "),
-    *("x", "digits", "a=b", "p3.2xlarge", "/dev/null", "s3://"),
-)
+"""What is written behind the flags of each command, before it is changed."""
 
 
 def run_all(arguments: list[list[str]]) -> None:
@@ -149,17 +149,16 @@ def flags(folder: Path) -> Attack:
 
     def attack(draw: random.Random) -> str:
         command = draw.choice(list(FLAGS))
-        arguments = [command, str(file) if command != "explain" or draw.random() < 0.2 else "finetune-r10"]
-        arguments += ["--storage", str(folder / "runs"), *(["--dry-run"] if command == "launch" else [])]
+        arguments = [command, str(file) if command != "explain" else draw.choice(("finetune-r10", "", "x" * 300))]
+        arguments += [*where, *(["--dry-run"] if command == "launch" else [])]
+        if command == "explain" and draw.random() < 0.5:
+            arguments += ["--study", str(file)]
         for _ in range(draw.randrange(1, 3)):
-            flag = draw.choice(FLAGS[command])
-            value = draw.choice(VALUES)
-            value = mutate.text(draw, value) if draw.random() < 0.3 else value
-            if flag == "--storage" and "://" in value:
-                value = "s3://"  # anything else might be somebody's
-            arguments += [flag, value.replace("\x00", "")]
-        if command == "launch" and "--dry-run" not in arguments:
-            return "read"
+            flag = draw.choice(list(FLAGS[command]))
+            value = draw.choice(FLAGS[command][flag])
+            if draw.random() < 0.3 and "://" not in value:  # a URL might be somebody's
+                value = mutate.text(draw, value).replace("\x00", "").replace("://", "")
+            arguments.append(f"{flag}={value}")
         (folder / "input.txt").write_bytes(repr(arguments).encode("utf-8", "replace"))
         return run_command(arguments)
 
