@@ -99,7 +99,7 @@ def ended(tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch, expected: 
     monkeypatch.setattr(subprocess, "Popen", lambda _, **how: popen([sys.executable, "-c", code], **how))
     place = Place(tmp_path / "study.yaml", str(tmp_path / "runs"), tmp_path, ["a-trial"], 5.0)
     findings = Findings()
-    Launch(place).end(findings, expected, limit=20)
+    Launch(place).end(findings, expected)
     return findings
 
 

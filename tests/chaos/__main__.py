@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from chaos.launches import QUIET_SECONDS
 from chaos.namespaces import ROOT, command_inside, environment_inside
 from chaos.promises import Findings, all_held, table
-from chaos.round import KINDS
+from chaos.round import KINDS, ROUND_SECONDS
 from chaos.study_files import Variant
-
-ROUND_SECONDS = 900
-"""A round that has not ended by then is ended, and has failed."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -45,7 +43,7 @@ def drawn(kinds: list[str], seed: int, rounds: int) -> Iterator[tuple[str, int]]
         yield kinds[number] if number < len(kinds) else any_kind, seed + number
 
 
-def run_round(spec: dict[str, str]) -> Findings:
+def run_round(spec: dict[str, str], slowness: float = 1.0) -> Findings:
     """Run one round in namespaces of its own; what it printed, and what its launches said, stay in its folder."""
     folder = Path(spec["folder"])
     folder.mkdir(parents=True)
@@ -55,7 +53,7 @@ def run_round(spec: dict[str, str]) -> Findings:
         command, environment = command_inside("chaos.round", str(file)), environment_inside()
         done = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            done.wait(ROUND_SECONDS)
+            done.wait(ROUND_SECONDS * slowness)
         except subprocess.TimeoutExpired:
             done.kill()
             done.wait()
@@ -71,8 +69,8 @@ def _end_of(log: Path) -> str:
     return " / ".join(log.read_text(errors="replace").splitlines()[-3:])
 
 
-def prepare(folder: Path, kinds: list[str]) -> Findings:
-    """Run the undisturbed studies that the kinds are compared with."""
+def prepare(folder: Path, kinds: list[str]) -> tuple[Findings, float]:
+    """Run the undisturbed studies that the kinds are compared with; also, how slow this machine is."""
     found = Findings()
     variants: list[Variant] = sorted({KINDS[kind].variant for kind in kinds} | {"plain"})
     for variant in variants:
@@ -80,7 +78,10 @@ def prepare(folder: Path, kinds: list[str]) -> Findings:
         found.add(run_round(spec))
         if found.broken:
             sys.exit("\n".join([f"the undisturbed study {variant} did not do what is promised:", *found.broken]))
-    return found
+    times = json.loads((folder / "undisturbed-plain/times.json").read_text())
+    slowness = max(1.0, times["seconds_to_training"] / QUIET_SECONDS)
+    print(f"promised times are multiplied by {slowness:.1f}, as this machine is busy or slow", flush=True)
+    return found, slowness
 
 
 def attack(options: argparse.Namespace) -> Findings:
@@ -88,14 +89,14 @@ def attack(options: argparse.Namespace) -> Findings:
     deadline = time.monotonic() + options.seconds
     kinds = options.kinds.split(",")
     shutil.rmtree(options.folder, ignore_errors=True)
-    total = prepare(options.folder, kinds)
+    total, slowness = prepare(options.folder, kinds)
 
     def one(drawn: tuple[str, int]) -> Findings:
         kind, seed = drawn
         if time.monotonic() > deadline:
             return Findings()
         folder = options.folder / f"{kind}-{seed}"
-        found = run_round({"kind": kind, "seed": str(seed), "folder": str(folder)})
+        found = run_round({"kind": kind, "seed": str(seed), "folder": str(folder)}, slowness)
         held, tried = found.held.total(), found.tried.total()
         done = ", ".join(f"{count} {what}" for what, count in found.attacks.items())
         print(f"{kind} {seed}: {held} of {tried} held; {done}", flush=True)

@@ -23,7 +23,7 @@ def too_small(place: Place, rng: random.Random, findings: Findings) -> None:
     _make_disk(place, f"size={size}k")
     launch = Launch(place)
     findings.attacks["a disk that is too small"] += 1
-    launch.wait_for(lambda: False, 120)
+    launch.wait_for(lambda: False, 120 * launch.place.slowness)
     _check_said(launch, findings, launch.end(findings, {0, 1, 2}), "no space left")
     mount("-o", "remount,size=1g", str(place.local))
     finish(place, findings)
@@ -62,14 +62,14 @@ def _attacked(launch: Launch, findings: Findings, words: str, attack: object) ->
     training = launch.place.has_begun(launch.began_at)
     attack()
     kept, began = records(launch.place), time.monotonic()
-    launch.wait_for(lambda: False, 120)
+    launch.wait_for(lambda: False, 120 * launch.place.slowness)
     seconds = time.monotonic() - began
     code = launch.end(findings, {0, 1} if training else {0, 1, 2})
     check_kept(launch.place, kept, findings)
     _check_said(launch, findings, code, words)
     if code == 1 and training:  # then something is written several times a second
         findings.measure(f"from '{words}' to the end of a launch", seconds)
-        in_time = seconds < DISK_SECONDS + BUSY_SECONDS
+        in_time = seconds < DISK_SECONDS * launch.place.slowness + BUSY_SECONDS
         findings.check("disk", in_time, f"{launch.name.name}: '{words}' ended it after {seconds:.1f} s")
 
 

@@ -34,10 +34,10 @@ def interrupt(place: Place, rng: random.Random, findings: Findings) -> None:
         else:
             launch.process.send_signal(number)
         findings.attacks["Ctrl-C" if number == signal.SIGINT else "SIGTERM"] += 1
-        launch.wait_for(lambda: False, 60)
+        launch.wait_for(lambda: False, 60 * place.slowness)
         seconds, said = time.monotonic() - began, launch.said().lower()
         findings.measure("from Ctrl-C or SIGTERM to the end of a launch", seconds)
-        in_time = seconds < INTERRUPTED_SECONDS + BUSY_SECONDS
+        in_time = seconds < INTERRUPTED_SECONDS * place.slowness + BUSY_SECONDS
         findings.check("interrupted", in_time, f"{launch.name.name}: {number.name} took {seconds:.1f} s")
         if launch.end(findings, {128 + number, 0}):
             findings.check("interrupted", "interrupted" in said, f"{launch.name.name} does not say so")
@@ -84,7 +84,7 @@ def launch_twice(place: Place, rng: random.Random, findings: Findings) -> None:
     second = Launch(place)
     findings.attacks["a second launch on the storage"] += 1
     for launch in (first, second):
-        launch.wait_for(lambda: False, 200)
+        launch.wait_for(lambda: False, 200 * place.slowness)
     codes = sorted(str(launch.process.poll()) for launch in (first, second))
     findings.check("one driver", codes in (["0", "2"], ["0", "0"]), f"exit codes {codes}")
     for launch in (first, second):

@@ -15,8 +15,6 @@ from chaos.launches import Launch, Place
 from chaos.namespaces import others
 from chaos.promises import Findings
 
-TRAINING_SECONDS = 8.0
-"""About how long the trainings of a launch take, in which most kills fall."""
 MOST_LAUNCHES = 8
 
 
@@ -24,7 +22,7 @@ def moment(launch: Launch, rng: random.Random) -> bool:
     """Wait for a random moment: one in four while the launch starts, the others while it trains; whether it lives."""
     if rng.random() < 0.25:
         return launch.sleep(rng.uniform(0.1, launch.place.seconds_to_training))
-    waited = rng.uniform(0.0, TRAINING_SECONDS)
+    waited = rng.uniform(0.0, 0.9 * launch.place.training_seconds)
     return launch.wait_for_training() and launch.sleep(waited)
 
 
@@ -127,7 +125,7 @@ def kill_while_sharding(place: Place, rng: random.Random, findings: Findings) ->
     for _ in range(2):
         launch = Launch(place)
         launch.wait_for(lambda: any(place.local.glob("data/*")), place.seconds_to_training)
-        if launch.wait_for(lambda: _is_sharded(place), rng.uniform(0.0, 3.0)) or not launch.living():
+        if launch.wait_for(lambda: _is_sharded(place), rng.uniform(0.0, 3.0 * place.slowness)) or not launch.living():
             launch.kill_everything()
             launch.end(findings, {-signal.SIGKILL, 0})
             break
@@ -150,7 +148,7 @@ def kill_report_writer(place: Place, rng: random.Random, findings: Findings, fin
     shutil.copytree(finished, place.local, dirs_exist_ok=True)
     for page in place.local.glob("reports/*"):
         page.unlink()
-    longest = 6.0
+    longest = 6.0 * place.slowness
     for _ in range(4):
         launch = Launch(place, command="report")
         began = time.monotonic()

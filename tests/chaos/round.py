@@ -13,10 +13,13 @@ from pathlib import Path
 
 from chaos import disks, disturbances, kills
 from chaos.compare import compare
-from chaos.launches import Launch, Place, left_in_temporary_directory
+from chaos.launches import QUIET_SECONDS, Launch, Place, left_in_temporary_directory
 from chaos.namespaces import enter
 from chaos.promises import Findings
 from chaos.study_files import Variant, shards_of, write_study
+
+ROUND_SECONDS = 900.0
+"""A round that has not ended by then, on a quiet machine, is ended, and has failed."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,11 @@ def undisturbed(place: Place, findings: Findings) -> None:
     launch = Launch(place)
     launch.wait_for_training()
     seconds = launch.seconds
+    launch.wait_for(lambda: False, ROUND_SECONDS)
+    times = {"seconds_to_training": seconds, "training_seconds": launch.seconds - seconds}
     code = launch.end(findings, {0})
     assert code == 0, f"the undisturbed study ended with exit code {code}: {launch.said()[-2000:]}"
-    (place.folder / "seconds_to_training").write_text(str(seconds))
+    (place.folder / "times.json").write_text(json.dumps(times))
 
 
 def attacked(kind: Kind, place: Place, seed: int, findings: Findings, reference: Path) -> None:
@@ -91,7 +96,7 @@ def main(spec: dict[str, str]) -> None:
     findings, began = Findings(), time.monotonic()
     if spec["kind"] == "undisturbed":
         variant: Variant = spec["variant"]  # type: ignore[assignment]
-        place = Place(write_study(folder / "study.yaml", variant), str(folder / "runs"), folder, [], 0.0)
+        place = Place(write_study(folder / "study.yaml", variant), str(folder / "runs"), folder, [], 4 * QUIET_SECONDS)
         undisturbed(place, findings)
     else:
         kind = KINDS[spec["kind"]]
@@ -99,8 +104,7 @@ def main(spec: dict[str, str]) -> None:
         wanted = sorted(path.stem for path in reference.glob("runs/records/*.json"))
         source = shards_of(reference / "runs") if kind.shards else "digits"
         file = write_study(folder / "study.yaml", kind.variant, source)
-        needed = float((reference / "seconds_to_training").read_text())
-        place = Place(file, str(folder / "runs"), folder, wanted, needed)
+        place = Place(file, str(folder / "runs"), folder, wanted, **json.loads((reference / "times.json").read_text()))
         attacked(kind, place, int(spec["seed"]), findings, reference / "runs")
     findings.measure(f"a round of {spec['kind']}", time.monotonic() - began)
     (folder / "findings.json").write_text(json.dumps(findings.plain()))

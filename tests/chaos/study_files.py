@@ -11,7 +11,7 @@ from studies import tiny
 
 Variant = Literal["plain", "gang", "search"]
 VARIANTS: tuple[Variant, ...] = ("plain", "gang", "search")
-EPOCHS = {"pretrain": 40, "linear": 20, "finetune": 25, "supervised": 25, "distill": 25}
+EPOCHS = {"pretrain": 30, "linear": 20, "finetune": 20, "supervised": 20, "distill": 20}
 
 
 def study(variant: Variant, source: str = "digits") -> dict[str, Any]:
