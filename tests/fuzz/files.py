@@ -86,17 +86,18 @@ def flips(folder: Path) -> Callable[[random.Random], Counter[str]]:
 
 
 def manifests(folder: Path) -> Attack:
-    """The manifest beside shards is changed."""
+    """The manifest beside shards is changed: one without a checksum, as older ones are, or with one."""
     from datasets.manifest import read_manifest
     from datasets.schema import MANIFEST_NAME
     from digit_shards import digits, write
 
     shards = Path(write(digits(), folder / "shards"))
     path = shards / MANIFEST_NAME
-    valid = json.loads(path.read_text())
+    sealed = path.read_bytes()
+    older = {key: value for key, value in json.loads(sealed).items() if key != "sha256"}
 
     def attack(draw: random.Random) -> str:
-        path.write_bytes(mutate.as_json(draw, valid))
+        path.write_bytes(mutate.as_json(draw, older) if draw.random() < 0.8 else mutate.raw(draw, sealed))
         read_manifest(str(shards))
         return "read"
 
