@@ -122,13 +122,12 @@ class Lease:
                     if told:
                         self._say(f"{self._storage.root} answers again")
                     told = False
-            except UnusableError as error:
-                refused_at = min(refused_at, _uptime())
-                if isinstance(error, DiskError) or _uptime() - refused_at >= REFUSED_SECONDS:
-                    self.lost, self.refused = str(error), True
             except (OSError, pyarrow.ArrowException) as error:
                 silent = _uptime() - renewed
-                if silent > self._cut_off_seconds:
+                refused_at = min(refused_at, _uptime()) if isinstance(error, UnusableError) else math.inf
+                if isinstance(error, DiskError) or _uptime() - refused_at >= REFUSED_SECONDS:
+                    self.lost, self.refused = str(error), True
+                elif silent > self._cut_off_seconds:
                     self.lost = (
                         f"the lease on {self._storage.root} could not be renewed for {silent:.0f} s: {error}; "
                         "launch again"
