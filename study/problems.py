@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -10,7 +11,7 @@ import annotated_types
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from reports.plain_scalar import shown
+from reports.plain_scalar import MisreadError, read_plain, shown
 from study.hint import hint
 from trainables.spec import Spec
 
@@ -42,8 +43,17 @@ def _line(kind: str, location: Location, item: Any, model: type[Spec]) -> str:
         return f"`{path}` is {_value(value)}, expected one of {', '.join(choices)}" + (f"; {near}" if near else "")
     if kind in OUT_OF_RANGE and (limits := range_at(model, location)):
         return f"`{path}` is {_value(value)}, expected a number {limits}"
-    quotes = "; write quotes around it" if kind == "string_type" and isinstance(value, bool | int | float) else ""
-    return f"`{path}` is {_value(value)}: {item['msg'].lower()}{quotes}"
+    return f"`{path}` is {_value(value)}: {item['msg'].lower()}{_quotes(kind, value)}"
+
+
+def _quotes(kind: str, value: Any) -> str:
+    """Whether text was written without quotes that looks like a number, or a number with them."""
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "; write quotes around it"
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str):
+        with contextlib.suppress(MisreadError):
+            return "" if isinstance(read_plain(value), str) else "; write it without quotes"
+    return ""
 
 
 def _value(value: Any) -> str:

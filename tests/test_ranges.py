@@ -223,5 +223,21 @@ def test_wrong_type_says_to_write_quotes(tmp_path: Path) -> None:
         load_study(file)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("stages.pretrain.optimization.epochs", "10", True),
+        ("stages.pretrain.temperature", "1e-1", True),
+        ("stages.pretrain.augmentation.blur", "true", True),
+        ("stages.pretrain.optimization.epochs", "ten", False),
+        ("stages.pretrain.optimization.epochs", "0x1F", False),
+    ],
+)
+def test_number_in_quotes_is_said_to_be_one(path: str, value: str, told: bool) -> None:
+    with pytest.raises(ValueError, match=f"`{path}` is '{value}'") as error:
+        parse_study(study_with(path, value))
+    assert ("; write it without quotes" in str(error.value)) == told
+
+
 def test_widest_network_is_read() -> None:
     assert parse_architecture("r50w64").width == 64
