@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from datasets.isolated import CrashError, Isolated
 
-CALL_IMAGES = 128  # of one call: after a crash they are decoded again one by one
+CALL_IMAGES = 64  # of one call: after a crash they are decoded again one by one
 CALL_BYTES = 8 * 2**20
 MAX_BYTES = 2**30
 """The largest file that is read as an image: more than any of `intact.MAX_PIXELS` in eight bits a channel has."""
@@ -19,15 +19,11 @@ SIZE = struct.Struct("<II")
 
 
 class Examined(NamedTuple):
-    """Height and width in pixels after EXIF rotation, both 0 where `error` says why the image is unreadable.
-
-    `doubt` says what is odd about one that was decoded: it may be damaged, and a person should look at it.
-    """
+    """Height and width in pixels after EXIF rotation, both 0 where `error` says why the image is unreadable."""
 
     height: int
     width: int
-    error: str = ""
-    doubt: str = ""
+    error: str
 
 
 def examined(images: Iterable[bytes]) -> Iterator[Examined]:
@@ -52,8 +48,7 @@ def _examine(batch: Sequence[bytes]) -> list[Examined]:
 
 def _read_answer(answer: bytes) -> Examined:
     height, width = SIZE.unpack_from(answer)
-    said = answer[SIZE.size :].decode()
-    return Examined(height, width, doubt=said) if height else Examined(0, 0, error=said)
+    return Examined(height, width, answer[SIZE.size :].decode())
 
 
 def _examine_alone(image: bytes) -> Examined:

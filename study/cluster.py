@@ -7,17 +7,16 @@ import logging
 import os
 import socket
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from reports.storage import Storage
 from study.authentication import asks_for_token, use_own_token
 from study.ending import ending
-from study.private_ray import on_loopback, private_ray
+from study.private_ray import on_loopback, private_folder, private_ray
 from study.upload import ROOT, copy_code
 
 SETTINGS_OF_RAY = {
@@ -41,8 +40,9 @@ JOB_VARIABLE = "LABELSCALE_JOB"
 @contextmanager
 def ray_cluster(
     address: str | None, storage: Storage | None = None, say: Callable[[str], None] = print
-) -> Iterator[None]:
-    """Ray for the time of a launch: one that this user alone can reach, on this machine, or the cluster at `address`.
+) -> Iterator[Path]:
+    """Ray for the time of a launch: one that this user alone can reach, on this machine, or the cluster at `address`;
+    yields a folder for what the launch needs meanwhile, which is removed however it ends.
 
     The code travels to a cluster's nodes, and it is said what that is; see `study.upload`.
 
@@ -60,17 +60,17 @@ def ray_cluster(
         use_own_token(address)
     for name, value in SETTINGS_OF_RAY.items():
         os.environ.setdefault(name, value)
-    with private_ray() if address is None else nullcontext() as folder:
+    with private_ray() if address is None else private_folder() as folder:
         try:
             _connect(address, storage, folder, say)
-            yield
+            yield folder
         finally:
             import ray
 
             ray.shutdown()
 
 
-def _connect(address: str | None, storage: Storage | None, folder: Path | None, say: Callable[[str], None]) -> None:
+def _connect(address: str | None, storage: Storage | None, folder: Path, say: Callable[[str], None]) -> None:
     """Start a Ray whose files are in `folder`, or join the one at an address."""
     import ray
     import ray.data
@@ -78,15 +78,15 @@ def _connect(address: str | None, storage: Storage | None, folder: Path | None, 
     start = functools.partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
     try:
         if address is None:
-            start(address="local", include_dashboard=False, _temp_dir=str(folder))
+            # Ray lets all users write to its folder: what is around it keeps them out.
+            start(address="local", include_dashboard=False, _temp_dir=str(folder / "ray"))
             assert on_loopback()
         elif JOB_VARIABLE in os.environ:  # the job brought the tree
             start(address=address)
         else:
-            with tempfile.TemporaryDirectory(prefix="labelscale-code-") as tree:
-                here = Path(storage.root) if storage is not None and storage.is_local else None
-                upload = copy_code(Path(tree), storage=here)
-                start(address=address, runtime_env={"working_dir": tree, "env_vars": SETTINGS_OF_RAY})
+            here = Path(storage.root) if storage is not None and storage.is_local else None
+            upload = copy_code(folder / "code", storage=here)
+            start(address=address, runtime_env={"working_dir": str(folder / "code"), "env_vars": SETTINGS_OF_RAY})
             say(f"the cluster has {upload.sentence()}")
     except SystemExit as error:  # Ray's own way to end on SIGTERM, which it handles while it starts
         raise KeyboardInterrupt from error
@@ -98,6 +98,14 @@ def _connect(address: str | None, storage: Storage | None, folder: Path | None, 
         say("the cluster asks for no token: whoever reaches its ports can run code on its nodes (docs/security.md)")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def session_folder() -> str:
+    """A folder of this machine that goes with the Ray which this process belongs to."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return str(node.get_session_dir_path())
 
 
 def ray_nodes(*, alive: bool) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from datasets.typed_files import BadFileError
 from reports.storage import Storage
 from study.capacity import DRIVER_BYTES, HEAD
+from study.cluster import session_folder
 from study.failures import NoNodesError
 from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
 from study.meeting import torch_config
@@ -126,7 +127,7 @@ def _fit(
     """One attempt, which Ray Train is not to repeat: `train_together` counts. Nothing is reported to Ray Train, so that
     it needs no folder which all nodes see, and no client of an object store that would be less patient than ours."""
     use_gpu = "GPU" in per_worker
-    with tempfile.TemporaryDirectory(prefix="labelscale-train-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="labelscale-train-", dir=session_folder()) as scratch:
         trainer = _Trainer(
             work,
             train_loop_config=job,

@@ -6,19 +6,18 @@ import asyncio
 import hashlib
 import os
 import shlex
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from reports.file_name import file_name
 from study.cluster import job_client
 from study.ending import ending
 from study.parcel import STUDY_FILE, job_variables, write_tree
+from study.private_ray import private_folder
 from study.tunnel import dashboard
 from study.upload import Upload
 
@@ -144,14 +143,15 @@ def _submit(client: Any, submission: Submission) -> tuple[str, Upload]:
     """The id of a new job, and the code that went along."""
     id = f"{file_name(submission.name)}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     command = ["python", "-m", "study", "launch", STUDY_FILE, "--address", "auto", "--storage", submission.storage]
-    with tempfile.TemporaryDirectory(prefix="labelscale-job-") as tree:
-        sent = write_tree(Path(tree), submission.text)
+    with private_folder() as folder:
+        tree = folder / "tree"
+        sent = write_tree(tree, submission.text)
         _submit_when_ready(
             client,
             entrypoint=shlex.join([*command, *submission.options]),
             submission_id=id,
             metadata=submission.metadata(),
-            runtime_env={"working_dir": tree, "env_vars": job_variables(id, os.environ)},
+            runtime_env={"working_dir": str(tree), "env_vars": job_variables(id, os.environ)},
         )
     return id, sent
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.audit import lacks_checksums
@@ -91,7 +92,7 @@ def _launch(study: Study, storage: Storage, address: str | None, display: Displa
     skipped: list[str] = []
     if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
         shards, say = shards_of(study.data, storage), display.say
-        with lease(storage, study.name, say), no_half_shards(shards), ray_cluster(address, storage, say):
+        with lease(storage, study.name, say), no_half_shards(shards), ray_cluster(address, storage, say) as scratch:
             storage = Storage(storage.root, CUT_OFF_SECONDS)  # from here on trials run, which an outage does not end
             if address is not None:
                 check_storage_is_shared(storage)
@@ -105,7 +106,7 @@ def _launch(study: Study, storage: Storage, address: str | None, display: Displa
                 images = make_images(study, storage)
             elif lacks_checksums(images.manifest):
                 say(f"rot in the shards goes unseen until `python -m study verify {images.shards}` adds checksums")
-            skipped = run_study(study, storage, images, display, wishes, throughput, room)
+            skipped = run_study(study, storage, images, display, wishes, throughput, room, scratch)
         plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
@@ -213,6 +214,7 @@ def run_study(
     wishes: Wishes,
     throughput: Throughput,
     room: Room,
+    scratch: Path,
 ) -> list[str]:
     """Run every missing trial of a study, and those that are known only when others are finished; returns the ids that
     were skipped because what they need failed. `throughput` predicts what trials take.
@@ -228,7 +230,7 @@ def run_study(
     schedule = make_schedule(growth, storage, wishes, failed, room.max_workers, expectation, budget)
     for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
-    run_schedule(Run(schedule, growth, images, throughput, budget, launched_at, room.grows), display)
+    run_schedule(Run(schedule, growth, images, throughput, budget, launched_at, room.grows, scratch), display)
     if budget is not None:
         display.say(budget.summary(schedule.missing()))
     if growth.exploration is not None and growth.exploration.explorer.reason:

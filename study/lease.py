@@ -13,75 +13,38 @@ delete or read files of the storage first; those that run go on.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Annotated
 
 import pyarrow
-from pyarrow import fs
-from pydantic import Field, TypeAdapter
 
 from datasets.disk import DiskError
-from datasets.object_store import REFUSED_SECONDS, UnusableError, patiently
-from datasets.typed_files import BadFileError
+from datasets.object_store import REFUSED_SECONDS, UnusableError
 from reports.storage import Storage
+from study.claim import STALE_SECONDS, Claim, file_of, read_claim, withdraw, write_claim, written_claims
 from study.cluster import JOB_VARIABLE
 from study.ending import interrupt_main
 from study.process import is_dead, is_of_this_machine, process_identity
 
 HEARTBEAT_SECONDS = 10.0
-STALE_SECONDS = 60.0
-"""A claim that was not renewed for so long is dead: six heartbeats."""
-
 CUT_OFF_SECONDS = 1800.0
 """A driver whose heartbeat does not reach the storage ends after so long. In most outages nobody else reaches it
 either, and no claim can be taken over; but where only this driver is cut off, another one may train the same trials
 anew meanwhile. So it costs devices' time to wait longer, and an outage that lasts longer to wait no more."""
-
-CLOCKS_SECONDS = 60.0
-"""By so much the storage's clock may differ from that of a reader, who writes nothing to compare them."""
 
 LOOK_SECONDS = 0.5
 """So often a claim is looked at whose driver may have died."""
 
 SETTLE_SECONDS = 5.0
 """Two drivers that start in the same moment: so long the one waits for the other, which withdraws."""
-
-
-Text = Annotated[str, Field(max_length=2_000)]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Who claims a storage; `process` tells processes of one machine apart, also where a pid was used again."""
-
-    study: Text
-    host: Text
-    pid: int
-    process: Text
-    since: Text
-    job: Text = ""
-    name: Text = field(default_factory=lambda: uuid.uuid4().hex)
-    held: bool = False
-
-    def __str__(self) -> str:
-        if not self.since:
-            return "a driver whose claim cannot be read"
-        job = f"job {self.job} of " if self.job else ""
-        return f"{job}the study {self.study!r} on host {self.host}, pid {self.pid}, since {self.since}"
-
-
-_CLAIM = TypeAdapter(Claim)  # it checks types, and passes over what another version of the code adds
 
 
 class Lease:
@@ -109,15 +72,15 @@ class Lease:
         """Stop the heartbeat and withdraw the claim."""
         self._over.set()
         self._thread.join()
-        _withdraw(self._storage, self._claim)
+        withdraw(self._storage, self._claim)
 
     def _renew(self) -> None:
         renewed, told, refused_at = _uptime(), False, math.inf
         while not self._over.wait(self._heartbeat_seconds):
             try:
-                self.lost = self._taken_over()
+                self.lost = self._taken_over(_uptime() - renewed)
                 if self.lost is None:
-                    _write(self._storage, self._claim)
+                    write_claim(self._storage, self._claim)
                     renewed, refused_at = _uptime(), math.inf
                     if told:
                         self._say(f"{self._storage.root} answers again")
@@ -142,14 +105,20 @@ class Lease:
                 interrupt_main()
                 return
 
-    def _taken_over(self) -> str | None:
+    def _taken_over(self, silent: float) -> str | None:
+        """Why the lease is lost that was renewed so many seconds ago; None if it is held."""
         mine = self._claim
-        claims = _claims(self._storage)
+        claims = written_claims(self._storage)
         if mine.name not in claims:
             self._storage.check_there()
+            if silent < self._stale_seconds:
+                return (
+                    f"files of the storage {self._storage.root} were deleted while this launch ran, its claim among "
+                    "them; see what is left, then launch again"
+                )
             return f"another driver has taken over the storage {self._storage.root}; this one was suspended too long"
         for other in claims.keys() - {mine.name}:
-            claim = _read(self._storage, other)
+            claim = read_claim(self._storage, other)
             if claim is not None and claim.held and (claim.since, claim.name) > (mine.since, mine.name):
                 return f"the storage {self._storage.root} was taken over by {claim}"
         return None
@@ -187,18 +156,6 @@ def lease(
         raise (UnusableError if held.refused else ValueError)(held.lost)
 
 
-def living_driver(storage: Storage) -> Claim | None:
-    """Who holds a storage's lease and lives, as far as can be known without a claim of one's own."""
-    now = time.time()
-    for name, written in _claims(storage).items():
-        claim = _read(storage, name)
-        if claim is None or not claim.held or is_dead(claim.process):
-            continue
-        if is_of_this_machine(claim.process) or now - written < CLOCKS_SECONDS + STALE_SECONDS:
-            return claim
-    return None
-
-
 @dataclass(frozen=True)
 class _Rival:
     """Another driver's claim; `beat` is when it was renewed by the storage's clock, `age` the seconds since then."""
@@ -217,13 +174,13 @@ def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_s
     silent: dict[str, float] = {}  # claims held on other machines that were not renewed since they were first seen
     try:
         while True:
-            _write(storage, mine)
+            write_claim(storage, mine)
             rivals = _rivals(storage, mine, stale_seconds)
             if rivals is None:
                 continue
             if not rivals:
                 held = Claim(**{**asdict(mine), "held": True})
-                _write(storage, held)
+                write_claim(storage, held)
                 return held
             holders = [rival for rival in rivals if rival.claim.held]
             for one in holders:
@@ -239,7 +196,7 @@ def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_s
                 raise ValueError(_in_use(storage, first, stale_seconds) + ". Wait for it, or end it")
             time.sleep(random.uniform(0.05, 0.2))
     except BaseException:
-        _withdraw(storage, mine)
+        withdraw(storage, mine)
         raise
 
 
@@ -255,55 +212,20 @@ def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[_Rival]
 
     None if one's own claim is not there: it was taken for dead, as this process was suspended since it wrote it.
     """
-    written = _claims(storage)
+    written = written_claims(storage)
     if mine.name not in written:
         return None
     rivals = []
     for name in written.keys() - {mine.name}:
-        claim = _read(storage, name)
+        claim = read_claim(storage, name)
         if claim is None:  # withdrawn meanwhile
             continue
         age = written[mine.name] - written[name]
         if age > stale_seconds or is_dead(claim.process):
-            storage.delete("lease", _file(name))
+            storage.delete("lease", file_of(name))
         else:
             rivals.append(_Rival(claim, written[name], max(0.0, age)))
     return rivals
-
-
-def _claims(storage: Storage) -> dict[str, float]:
-    """Names of all claims, and when they were written, in seconds of the storage's own clock."""
-    selector = fs.FileSelector(storage.path("lease"), allow_not_found=True)
-    infos = patiently(storage.filesystem, lambda: storage.filesystem.get_file_info(selector), storage.root, patience=0)
-    files = [info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith(".")]
-    return {info.base_name.removesuffix(".json"): info.mtime_ns / 1e9 for info in files}
-
-
-def _read(storage: Storage, name: str) -> Claim | None:
-    """A claim; None if it was withdrawn. One that is torn, or of a version of the code that writes other claims, counts
-    as held by somebody on another machine, of whom it is not known since when, and who takes over from nobody."""
-    unknown = Claim(study="", host="", pid=0, process="", since="", name=name, held=True)
-    try:
-        claim = storage.read_typed(_CLAIM, "lease", _file(name))
-    except FileNotFoundError:
-        return None
-    except BadFileError:
-        return unknown
-    return claim if claim.name == name else unknown
-
-
-def _write(storage: Storage, claim: Claim) -> None:
-    storage.write_bytes(json.dumps(asdict(claim)).encode(), "lease", _file(claim.name))
-
-
-def _withdraw(storage: Storage, claim: Claim) -> None:
-    """Delete one's claim. Where the storage is gone it ends by itself, and the reason why the driver ends counts."""
-    with suppress(OSError, pyarrow.ArrowException):
-        storage.delete("lease", _file(claim.name))
-
-
-def _file(name: str) -> str:
-    return f"{name}.json"
 
 
 def _uptime() -> float:

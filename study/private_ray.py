@@ -7,17 +7,21 @@ import fcntl
 import ipaddress
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from study import watchdog
+from study.watchdog import END_SECONDS, LOCK_NAME, remove
+
 PREFIX = "labelscale-"
 
-LOCK_NAME = "held"
-"""This file in a folder is locked for as long as the process lives that made the folder."""
+WATCHDOG = Path(watchdog.__file__)
 
 SOCKET = "labelscale-12345678/ray/session_2026-11-29_19-05-56_969160_1234567/sockets/plasma_store"
 """A path below the folder's parent at which Ray listens."""
@@ -28,9 +32,9 @@ LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 
 @contextmanager
 def private_ray() -> Iterator[Path]:
-    """All that keeps others out of a Ray which is started within the block; yields the folder for that Ray's files.
+    """All that keeps others out of a Ray which is started within the block; yields a folder for its files and others.
 
-    Its processes find a fresh token beside it. Whatever the user's environment says of tokens counts again afterwards.
+    Its processes find a fresh token there. Whatever the user's environment says of tokens counts again afterwards.
     """
     with private_folder() as folder:
         wanted = guards(_write_token(folder))
@@ -38,7 +42,7 @@ def private_ray() -> Iterator[Path]:
         _set(wanted)
         try:
             read_environment_again()
-            yield folder / "ray"  # Ray lets all users write to its folder: what is around it keeps them out
+            yield folder
         finally:
             _set(before)
             read_environment_again()
@@ -46,17 +50,43 @@ def private_ray() -> Iterator[Path]:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """An empty folder of mode 700, removed at the end; those whose process was killed are removed first."""
+    """An empty folder of mode 700, removed at the end with the processes that still work in it.
+
+    Another process sees to that, which outlives a `kill -9` of this one. Where both were killed, it is removed here,
+    before the next folder is made.
+    """
     base = _base()
     _remove_abandoned(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    try:
-        with (folder / "new").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            (folder / "new").rename(folder / LOCK_NAME)  # so that nobody sees it unlocked
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        lock = undo.enter_context((folder / "new").open("wb"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "new").rename(folder / LOCK_NAME)  # so that nobody sees it unlocked
+        process = _start_watchdog(folder)
+        try:
             yield folder
+        finally:
+            lock.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2 * END_SECONDS)
+
+
+def _start_watchdog(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that no terminal's signal reaches, and that ends for none but SIGKILL: it inherits what is blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", WATCHDOG, folder],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=without_tokens(os.environ),
+            start_new_session=True,
+        )
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # a process of Ray's may end after us; the next launch sweeps
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def guards(token: Path) -> dict[str, str | None]:
@@ -109,7 +139,7 @@ def _remove_abandoned(base: str) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # held, being made, or just removed by another
             continue
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def _set(variables: Mapping[str, str | None]) -> None:

@@ -21,6 +21,17 @@ def process_identity(pid: int) -> str:
         return ""
 
 
+def as_name(identity: str) -> str:
+    """An identity as part of a file's name; empty for an empty one."""
+    return identity.replace(" pid:[", ".").replace("] ", ".").replace(" ", ".")
+
+
+def from_name(name: str) -> str:
+    """The identity that `as_name` made a name of; empty for another name."""
+    parts = name.split(".")
+    return "{} pid:[{}] {} {}".format(*parts) if len(parts) == 4 and all(map(str.isdigit, parts[1:])) else ""
+
+
 def is_of_this_machine(identity: str) -> bool:
     """Whether it is of a process of this boot and namespace, of which its own state tells whether it lives."""
     here, there = process_identity(os.getpid()).split(), identity.split()

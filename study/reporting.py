@@ -80,7 +80,7 @@ class Refresher:
             self.task.flush()
             self.task.seek(0)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "reports.refresh"],
+                [sys.executable, "-m", "reports.refresh", str(os.getpid())],
                 cwd=ROOT,
                 stdin=self.task,
                 stdout=subprocess.DEVNULL,

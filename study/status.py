@@ -9,7 +9,7 @@ from reports.message import printable
 from reports.storage import Storage
 from reports.stored import read_failures
 from study.bad_files import tell_bad_files
-from study.lease import living_driver
+from study.claim import living_driver
 from study.plan import Plan
 from study.running import read_progresses
 from trainables.spec import STAGES
@@ -41,8 +41,8 @@ def print_status(plan: Plan, storage: Storage) -> int:
         if id in running:
             print(f"running: {id}: {known.share:.0%} of its steps")
         elif id not in failed:
-            kept = "" if known.saved >= known.share else f", of which {known.saved * 100:.0f} % are saved"
-            print(f"interrupted at {known.share * 100:.0f} %{kept}: {id}")
+            share, saved = (f"{one * 100:.0f} %" for one in (known.share, known.saved))
+            print(f"interrupted at {share}{'' if saved == share else f', saved at {saved}'}: {id}")
     for id, failure in failed.items():
         print(printable(f"failed: {id}: {failure.error_type}: {failure.message}"))
     for choice in plan.open_choices:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reports.storage import Storage
@@ -32,7 +33,8 @@ if TYPE_CHECKING:  # these import Ray, whose settings a launch makes first
 class Run:
     """A launch's schedule with all that its trials are told and judged by; `throughput` predicts what they take.
 
-    On a cluster that `grows` no process is kept for the next trial: it would keep its node, too.
+    `scratch` is a folder that goes with the launch. On a cluster that `grows` no process is kept for the next trial: it
+    would keep its node, too.
     """
 
     schedule: Schedule
@@ -42,6 +44,7 @@ class Run:
     budget: Budget | None
     launched_at: datetime
     grows: bool
+    scratch: Path
 
     @property
     def storage(self) -> Storage:
@@ -59,7 +62,7 @@ def run_schedule(run: Run, display: Display) -> None:
     if run.grows:
         keep_shared_actors_here()
     with (
-        tempfile.TemporaryDirectory(prefix="labelscale-tune-") as scratch,
+        tempfile.TemporaryDirectory(prefix="tune-", dir=run.scratch) as scratch,
         following(Storage(storage.root), lambda: running(schedule)) as follower,
         display.following(schedule, lambda: follower.known) as callback,
         refreshing(run.growth.plan, storage) as report,

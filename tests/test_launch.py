@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,12 +151,20 @@ def weights(storage: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for one in tree:
-        one.send_signal(signal.SIGKILL)
-    psutil.wait_procs(tree, timeout=20)
+def kill_driver(process: subprocess.Popen[bytes]) -> None:
+    """Kill a launch, and see that nothing of its Ray stays: no process, and no socket."""
+    tree = psutil.Process(process.pid).children(recursive=True)
+    ports = listening(tree)
+    process.kill()
     process.wait()
+    _, alive = psutil.wait_procs(tree, timeout=20)
+    assert all(one.status() == psutil.STATUS_ZOMBIE for one in alive) and len(tree) > 5 and ports
+    assert not ports & {one.laddr.port for one in psutil.net_connections() if one.status == psutil.CONN_LISTEN}
+
+
+def listening(processes: list[psutil.Process]) -> set[int]:
+    sockets = [one for process in processes for one in process.net_connections()]
+    return {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
 def test_killed_study_continues_and_ends_with_the_same_weights(shards: str, tmp_path: Path) -> None:
@@ -169,13 +177,19 @@ def test_killed_study_continues_and_ends_with_the_same_weights(shards: str, tmp_
     file = study_file(tmp_path, stages=stages, grid=grid, execution=execution, data=sharded(shards))
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "study", "launch", str(file), "--storage", str(killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    temporary = tempfile.mkdtemp(dir="/tmp")  # a short path, as sockets need
+    variables = {**os.environ, "TMPDIR": temporary}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables)
+    deadline = time.monotonic() + 180
     small_done, big_begun = "records/pretrain-r10w0.0625-*.json", "checkpoints/pretrain-r10w0.125-*/latest.pt"
     while not (list(killed.glob(small_done)) and list(killed.glob(big_begun))):
         assert time.monotonic() < deadline and process.poll() is None, "no moment with one trial done and one begun"
         time.sleep(0.02)
-    kill_tree(process)
+    kill_driver(process)
+    assert list(Path(temporary).iterdir()) == []
+    Path(temporary).rmdir()
+    said = run("status", file, "--storage", killed, check=False).stdout
+    assert "interrupted at" in said and "running:" not in said
     kept = {path: path.stat().st_mtime_ns for path in killed.glob("records/*.json")}
     assert kept and list(killed.glob(big_begun)) and not list(killed.glob("records/pretrain-r10w0.125-*"))
 
@@ -253,12 +267,12 @@ def test_status_tells_running_from_interrupted_trials(tmp_path: Path) -> None:
         storage.write_bytes(json.dumps(stale).encode(), "checkpoints", supervised, "progress.json")
         said = status()
     assert f"running: {pretrain}: 40% of its steps" in said
-    assert f"interrupted at 90 %, of which 0 % are saved: {supervised}" in said
+    assert f"interrupted at 90 %, saved at 0 %: {supervised}" in said
     said = status()
     assert said.splitlines()[1].split() == ["pretrain", "0", "0", "1", "0", "0"]
-    assert f"interrupted at 40 %, of which 30 % are saved: {pretrain}" in said
+    assert f"interrupted at 40 %, saved at 30 %: {pretrain}" in said
     with lease(storage, "tiny"):  # another launch, which has not come to it yet
-        assert f"interrupted at 40 %, of which 30 % are saved: {pretrain}" in status()
+        assert f"interrupted at 40 %, saved at 30 %: {pretrain}" in status()
 
 
 HEAD = """

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from datasets.object_store import StorageError
 from object_store import ObjectStore
 from reports.storage import Storage
 from studies import tiny
+from study import lease as lease_module
 from study.lease import lease
 
 HOLDER = """
@@ -25,11 +29,18 @@ import signal, sys, time
 from reports.storage import Storage
 from study.lease import lease
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the test runs
-seconds = {"stale_seconds": float(sys.argv[2]), "cut_off_seconds": float(sys.argv[3])}
-with lease(Storage(sys.argv[1]), "first", print, heartbeat_seconds=0.3, **seconds):
+with lease(Storage(sys.argv[1]), "first", print, heartbeat_seconds=0.3, stale_seconds=float(sys.argv[2])):
     print("held", flush=True)
     time.sleep(120)
 """
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A lease that is lost interrupts the main thread, unless the test's process ignores that signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -42,8 +53,8 @@ def storage(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path) 
 class Driver:
     """Another process that holds the lease."""
 
-    def __init__(self, storage: Storage, stale_seconds: float, cut_off_seconds: float = 1000) -> None:
-        command = [sys.executable, "-c", HOLDER, storage.root, str(stale_seconds), str(cut_off_seconds)]
+    def __init__(self, storage: Storage, stale_seconds: float) -> None:
+        command = [sys.executable, "-c", HOLDER, storage.root, str(stale_seconds)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "held\n"
@@ -90,6 +101,20 @@ def test_lease_of_a_killed_process_of_this_machine_is_taken_over_at_once(storage
     assert len(claims(storage)) == 1
     with lease(storage, "second"):
         assert len(claims(storage)) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"study": "s", "ho', b"[]"])
+def test_torn_lease_of_a_killed_process_of_this_machine_costs_nothing(tmp_path: Path, content: bytes) -> None:
+    storage, said = Storage(str(tmp_path / "runs")), list[str]()
+    driver = Driver(storage, 1000)
+    [name] = claims(storage)
+    storage.write_bytes(content, "lease", name)
+    with pytest.raises(ValueError, match=f"cannot be read, pid {driver.process.pid} of this"), lease(storage, "second"):
+        pass
+    driver.stop(signal.SIGKILL)
+    with lease(storage, "second", said.append):
+        assert len(claims(storage)) == 1 and name not in claims(storage)
+    assert said == []
 
 
 def test_lease_without_heartbeat_is_taken_over_and_the_first_driver_ends(storage: Storage) -> None:
@@ -152,32 +177,44 @@ def test_of_many_that_start_together_one_holds_the_lease_at_any_time(storage: St
     assert claims(storage) == []
 
 
-def test_driver_that_is_cut_off_from_the_storage_ends_in_the_end(store: ObjectStore) -> None:
-    storage = Storage(store.bucket("cut-off"))
-    driver = Driver(storage, 1, cut_off_seconds=2)
-    store.fault = lambda method, path: "403" if "cut-off" in path else None
-    try:
-        code, message = driver.end()
-    finally:
-        store.fault = None
-    lost = f"ValueError: the lease on {storage.root} could not be renewed for 2 s: "
-    assert code == 1 and message.startswith(lost) and "ACCESS_DENIED" in message and message.endswith("launch again")
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set while the storage does not answer; a client of a real one gives up after half a minute."""
+    down, listed = threading.Event(), lease_module.written_claims
+
+    def answer(storage: Storage) -> dict[str, float]:
+        if down.is_set():
+            raise StorageError("nobody answers")
+        return listed(storage)
+
+    monkeypatch.setattr(lease_module, "written_claims", answer)
+    return down
+
+
+def test_driver_that_is_cut_off_from_the_storage_ends_in_the_end(outage: threading.Event, tmp_path: Path) -> None:
+    root, seconds = str(tmp_path / "runs"), {"heartbeat_seconds": 0.2, "stale_seconds": 1, "cut_off_seconds": 2}
+    lost = f"the lease on {root} could not be renewed for 2 s: nobody answers; launch again"
+    with pytest.raises(ValueError, match=re.escape(lost)), lease(Storage(root), "cut off", **seconds):
+        outage.set()
+        time.sleep(60)
 
 
 @pytest.mark.parametrize("taken_over", [False, True])
-def test_driver_goes_on_after_an_outage_unless_it_was_replaced(store: ObjectStore, taken_over: bool) -> None:
-    storage, said = Storage(store.bucket(f"outage-{taken_over}".lower())), list[str]()
+def test_driver_goes_on_after_an_outage_unless_it_was_replaced(
+    outage: threading.Event, storage: Storage, taken_over: bool
+) -> None:
+    said: list[str] = []
     try:
         with lease(storage, "a", said.append, heartbeat_seconds=0.2, stale_seconds=1) as held:
             [mine] = claims(storage)
-            store.fault = lambda method, path: "403" if "outage" in path else None
+            outage.set()
             deadline = time.monotonic() + 20
             while not said:
                 assert time.monotonic() < deadline and held.lost is None
                 time.sleep(0.1)
-            store.fault = None
             if taken_over:  # by a driver that is cut off itself meanwhile, or has ended
                 storage.delete("lease", mine)
+            outage.clear()
             while len(said) < 2:
                 assert time.monotonic() < deadline, "it is told that it was replaced, or that the storage answers"
                 time.sleep(0.1)
@@ -185,9 +222,17 @@ def test_driver_goes_on_after_an_outage_unless_it_was_replaced(store: ObjectStor
         assert taken_over and "another driver has taken over" in str(error)
     else:
         assert not taken_over and said[1].endswith("answers again")
-    finally:
-        store.fault = None
     assert "has not answered for" in said[0] and claims(storage) == []
+
+
+def test_storage_that_is_emptied_in_mid_run_is_said_to_be_that(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    with (
+        pytest.raises(ValueError, match=f"files of the storage {folder} were deleted while this launch ran"),
+        lease(Storage(str(folder)), "emptied", heartbeat_seconds=0.2),
+    ):
+        shutil.rmtree(folder)
+        time.sleep(60)
 
 
 def test_storage_that_is_gone_when_a_driver_ends_is_no_error(store: ObjectStore) -> None:

@@ -117,7 +117,7 @@ def test_each_ray_has_another_token_and_the_users_environment_counts_again() -> 
     for _ in range(2):
         with private_ray() as folder:
             assert is_token_auth_enabled()
-            tokens.append((folder.parent / "token").read_text())
+            tokens.append((folder / "token").read_text())
     assert tokens[0] != tokens[1]
 
 

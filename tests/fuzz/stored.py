@@ -22,8 +22,8 @@ from reports.storage import Storage
 from reports.stored import read_failures, read_records, write_record
 from reports.tables import trials
 from studies import tiny, tiny_study
+from study.claim import read_claim
 from study.images import find_images
-from study.lease import _read as read_claim
 from study.load import parse_study
 from study.plan import make_plan
 from study.progress import read_progress
