@@ -186,7 +186,7 @@ def test_formats_that_are_known() -> None:
     assert len(paper_results().records) > 65
 
 
-@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)"])
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\n=1", "\uff1d1", "\uff201"])
 def test_no_text_in_the_csv_is_a_formula(text: str) -> None:
     table = Results(info(RECORDS[:1]), RECORDS[:1]).table.assign(device=text)
     assert pd.read_csv(io.BytesIO(as_csv(table)))["device"].tolist() == [f"'{text}"]

@@ -26,7 +26,9 @@ from study.cli import main
 from study.display import Display
 from study.failures import note_error
 from study.grid import expand
-from study.load import load_study
+from study.load import load_study, parse_study
+from study.plan import ExpectedImages, make_plan
+from trainables.spec import STAGES
 
 ODD = [
     "a/b",
@@ -99,6 +101,23 @@ def test_name_of_a_data_set_names_a_folder_everywhere(name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "digits-tiny", "x" * 64, "a..b", "0.1_x-"])
 def test_names_of_data_sets_that_are_kept(name: str) -> None:
     assert tiny_study(data={**tiny()["data"], "name": name}).data.name == name
+
+
+def test_longest_id_of_a_trial_is_a_file_name_everywhere() -> None:
+    grid = {
+        "architecture": ["r200w63.96875sk"],
+        "label_fraction": [0.0123456789],
+        "temperature": [1.23456789e-6, 1000, 123.456789],
+        "head_layer": [3],
+        "seed": [2**63 - 1],
+    }
+    raw = tiny(grid=grid)
+    raw["stages"]["supervised"]["select"] = {"over": {"momentum": [0.5, 0.9]}}
+    study = parse_study({**raw, "dev": {"folds": 10}})
+    plan = make_plan(study, ExpectedImages.of(study))
+    names = [*plan.expected(), *(choice.id for choice in plan.open_choices)]
+    assert {name.partition("-")[0] for name in names} >= {*STAGES, "choose"}
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,120}[a-z0-9]", name) for name in names), names
 
 
 def hostile(text: str) -> Results:
