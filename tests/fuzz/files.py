@@ -86,9 +86,11 @@ def flips(folder: Path) -> Callable[[random.Random], Counter[str]]:
 
 
 def manifests(folder: Path) -> Attack:
-    """The manifest beside shards is changed: one without a checksum, as older ones are, or with one."""
+    """The manifest beside shards is changed: one without a checksum, as older ones are, or with one. Readers use it."""
+    from datasets.blocks import row_groups
     from datasets.manifest import read_manifest
     from datasets.schema import MANIFEST_NAME
+    from datasets.splits import labelled_rows, subset_hash
     from digit_shards import digits, write
 
     shards = Path(write(digits(), folder / "shards"))
@@ -98,7 +100,9 @@ def manifests(folder: Path) -> Attack:
 
     def attack(draw: random.Random) -> str:
         path.write_bytes(mutate.as_json(draw, older) if draw.random() < 0.8 else mutate.raw(draw, sealed))
-        read_manifest(str(shards))
+        manifest = read_manifest(str(shards))
+        assert row_groups(str(shards), manifest, "train") and manifest.mean_image_bytes > 0
+        assert labelled_rows(str(shards), manifest, 0.5) and subset_hash(str(shards), manifest, 0.5)
         return "read"
 
     return attack

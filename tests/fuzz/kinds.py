@@ -49,6 +49,8 @@ KINDS = {
     "calibrations": Kind("fuzz.stored:calibrations", 60),
     "manifests": Kind("fuzz.files:manifests", 60),
     "journals": Kind("fuzz.stored:journals", 20),
+    "explorations": Kind("fuzz.decided:explorations", 10),
+    "pages": Kind("fuzz.decided:pages", 2),
     "prices": Kind("fuzz.stored:prices", 40),
     "commands": Kind("fuzz.stored:commands", 2),
     "urls": Kind("fuzz.files:urls", 200),
