@@ -111,7 +111,7 @@ def joined(machines: Machines, name: str, address: str, home: Path, **variables:
     variables = {"RAY_gcs_rpc_server_connect_timeout_s": "3", **variables}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, cwd="/", env=environment(home, **variables)
+            command, capture_output=True, text=True, timeout=120, cwd="/", env=environment(home, **variables)
         )
     except subprocess.TimeoutExpired:
         return False

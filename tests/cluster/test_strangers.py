@@ -93,11 +93,13 @@ def test_launch_is_joined_with_its_token_only(machines: Machines, launch: Path, 
     address, token = gcs_and_token(launch)
     guessed = tmp_path / "guessed"
     guessed.write_text(TOKEN)
+    as_it_is = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray would make the machine's own address of 127.0.0.1
     for variables in (
         {"RAY_AUTH_MODE": "disabled"},
         {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(guessed)},
     ):
-        assert not joined(machines, "machine", address, tmp_path, **variables)
-    right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        assert not joined(machines, "machine", address, tmp_path, **variables, **as_it_is)
+    right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), **as_it_is}
     assert joined(machines, "machine", address, tmp_path, **right)
+    del right["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
     assert not joined(machines, "stranger", f"{HERE}:{address.rpartition(':')[2]}", tmp_path, **right)
