@@ -114,6 +114,7 @@ def ended(tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch, expected: 
         ("import sys; sys.exit('error: ' + 'x' * 1995)", ["length"]),
         ("import sys; sys.exit('error: ' + 'x' * 1000 + '\\n' + 'y' * 1000)", ["length"]),
         ("raise RuntimeError", ["traceback", "reason"]),
+        ("import sys; sys.exit('error: no\\n  File \"/a/b.py\", line 3, in train')", ["traceback"]),
         ("import faulthandler, os; faulthandler.enable(); os.abort()", ["exit code", "traceback"]),
         ("pass", ["exit code"]),
     ],

@@ -28,7 +28,9 @@ QUIET_SECONDS = 10.0
 OURS = ("labelscale*", "ray/*", "tmp*")
 """What launches leave in the temporary directory, if they leave anything."""
 _STACK = re.compile(
-    r"Traceback \(most recent call last\)|\*\*\* SIG|Fatal Python error|^\s+@\s+0x|\(\+0x[0-9a-f]+\) \[0x", re.M
+    r'^ +File "[^"]+", line \d|Traceback \(most recent call last\)'  # of Python, also as Ray passes it on
+    r"|\*\*\* SIG|Fatal Python error|^\s+@\s+0x|\(\+0x[0-9a-f]+\) \[0x",  # of C++
+    re.M,
 )
 _MESSAGE = re.compile(r"^(?=\d+:\d\d |[a-z][a-z ]{2,20}: )", re.M)  # where a message begins
 
