@@ -53,11 +53,10 @@ PARTS: dict[str, Callable[[random.Random], psutil.Process | None]] = {
 
 
 def kill_and_relaunch(place: Place, rng: random.Random, findings: Findings) -> None:
-    """Kill the driver or everything some times, then a part that a launch outlives, and launch until all is done."""
-    for _ in range(rng.randint(1, 3)):
+    """Kill the driver or everything some times, and launch until all is done."""
+    for _ in range(rng.randint(2, 4)):
         if not _kill_launch(place, rng, findings, rng.choice(["the driver", "everything"])):
-            return
-    _kill_part(place, rng, findings, rng.choice(list(PARTS)))
+            break
     finish(place, findings)
 
 
@@ -65,6 +64,7 @@ def _kill_launch(place: Place, rng: random.Random, findings: Findings, target: s
     """Launch and kill the launch; whether it was killed before it had ended."""
     launch = Launch(place)
     if not _alive_at_moment(launch, rng, findings):
+        launch.end(findings, {0})
         return False
     kept = records(place)
     if target == "everything":
@@ -77,13 +77,14 @@ def _kill_launch(place: Place, rng: random.Random, findings: Findings, target: s
     return True
 
 
-def _kill_part(place: Place, rng: random.Random, findings: Findings, part: str) -> None:
+def kill_part(place: Place, rng: random.Random, findings: Findings) -> None:
     """Kill what a launch outlives, once, or a worker twice at different moments; it ends well by itself."""
-    launch = Launch(place)
+    launch, part = Launch(place), rng.choice(list(PARTS))
     for _ in range(rng.randint(1, 2) if part == "a worker" else 1):
         if _alive_at_moment(launch, rng, findings) and launch.signal(PARTS[part](rng), signal.SIGKILL):
             findings.attacks[f"SIGKILL of {part}"] += 1
     launch.end(findings, {0})
+    finish(place, findings)
 
 
 def _alive_at_moment(launch: Launch, rng: random.Random, findings: Findings) -> bool:

@@ -51,8 +51,10 @@ def _on_a_store(name: str) -> Callable[[Place, random.Random, Findings], None]:
 
 
 KINDS: dict[str, Kind] = {
-    "kill": Kind(kills.kill_and_relaunch, 10),
+    "kill": Kind(kills.kill_and_relaunch, 8),
+    "kill-part": Kind(kills.kill_part, 4),
     "kill-gang": Kind(kills.kill_and_relaunch, 1, "gang"),
+    "kill-gang-part": Kind(kills.kill_part, 1, "gang"),
     "kill-search": Kind(kills.kill_and_relaunch, 1, "search"),
     "kill-sharding": Kind(kills.kill_while_sharding, 2, shards=False),
     "kill-report": Kind(_report, 1),
