@@ -36,11 +36,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse numbers that are out of range.
+    """Refuse numbers that are out of range, and `--option=--`, of which argparse makes an empty list.
 
     Raises:
         ValueError: the option, its number, and what is expected.
     """
+    for name, found in vars(options).items():
+        if [] in (found if name == "set" else [found]):
+            raise ValueError(f"--{name.replace('_', '-')}=--: expected a value behind the equals sign")
     for name, (low, high) in RANGES.items():
         found = getattr(options, name, None)
         if found is not None and not low <= found <= high:

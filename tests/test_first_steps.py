@@ -139,3 +139,9 @@ def test_plan_and_dry_run_print_the_warning(tmp_path: Path, capsys: pytest.Captu
     for command in (["plan", *arguments], ["launch", *arguments, "--dry-run"]):
         assert main(command) == 0
         assert "warning: no grid runs `supervised`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--storage", "--set", "--prices", "--devices"])
+def test_two_dashes_are_no_value(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", DIGITS, f"{option}=--"]) == 2
+    assert capsys.readouterr().err == f"error: {option}=--: expected a value behind the equals sign\n"
