@@ -72,14 +72,20 @@ def _decode_with_pil(data: bytes) -> torch.Tensor:
     check_pixels(opened.height, opened.width)
     with _damage_named():
         opened.load()
-        upright = ImageOps.exif_transpose(opened)
-    if upright.mode.startswith("I;16"):  # PIL would clip it to 255
-        upright = Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8))
-    if upright.mode in ("I", "F"):
-        raise ValueError(f"unreadable image: 32-bit pixels (mode {upright.mode}); convert it to 8 or 16 bits")
-    # Through RGBA, because a palette's transparency has no direct way to RGB.
-    pixels = np.array(upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        ImageOps.exif_transpose(opened, in_place=True)
+    image: Image.Image = opened
+    del opened  # a large image is held once only
+    if image.mode.startswith("I;16"):  # PIL would clip it to 255
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"unreadable image: 32-bit pixels (mode {image.mode}); convert it to 8 or 16 bits")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # a palette's transparency has no direct way to RGB
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    pixels = np.asarray(image)
+    del image
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))  # a copy, as the array is read-only
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ IDLE_SECONDS = 60.0
 """Processes that nobody calls end after so long, and give their memory back; the next call starts others."""
 
 MEMORY_BYTES = 4 * 2**30
-"""What a child may take beyond what it has when it starts: an image of `intact.MAX_PIXELS` takes up to 2.7 GB."""
+"""What a child may take beyond what it has when it starts: an image of `intact.MAX_PIXELS` takes up to 1.8 GB."""
 
 END = 2**64 - 1  # in the place of a frame's length, after the last one
 COUNT, LENGTH, STATUS = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<i")
