@@ -2,6 +2,8 @@ import hashlib
 import io
 import json
 import logging
+import os
+import signal
 import struct
 from pathlib import Path
 
@@ -283,3 +285,17 @@ def test_damage_is_told_in_the_same_words_through_ray_data(tmp_path, monkeypatch
             list(read_rows(str(tmp_path), manifest, "train", 0, 200))
         messages.append(str(error.value))
     assert messages[0] == messages[1] and messages[0].startswith(f"the shard {tmp_path}/{train.name} is damaged")
+
+
+def end_process(*_arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_writing_process_that_ends_again_and_again_is_given_up_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.shards.write_shard", end_process)
+    with pytest.raises(
+        ValueError, match=r"writes the train images of 'digits' ended 4 times .* may lack memory"
+    ) as error:
+        write_shards("digits", str(tmp_path), train_limit=50, test_limit=10)
+    assert len(str(error.value)) < 1000 and "\n" not in str(error.value)
+    assert not has_manifest(str(tmp_path))
