@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from datasets.isolated import CrashError, Isolated
 
-CALL_IMAGES = 64  # of one call: after a crash they are decoded again one by one
+CALL_IMAGES = 128  # of one call: after a crash they are decoded again one by one
 CALL_BYTES = 8 * 2**20
 MAX_BYTES = 2**30
 """The largest file that is read as an image: more than any of `intact.MAX_PIXELS` in eight bits a channel has."""

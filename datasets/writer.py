@@ -150,7 +150,9 @@ def _read_images(block: pa.Table, rows: pa.Table) -> list[Image]:
         return data, hashlib.sha256(image_header(number, label, rank) + data).digest()
 
     def contents(pool: ThreadPoolExecutor) -> Iterator[bytes]:
-        for data, digest in ordered_map(pool, read_one, zip(sources, ids, labels, ranks, strict=True), ahead=AHEAD):
+        items = zip(sources, ids, labels, ranks, strict=True)
+        is_here = "image" in block.column_names
+        for data, digest in map(read_one, items) if is_here else ordered_map(pool, read_one, items, ahead=AHEAD):
             read.append((data, digest))
             yield data
 
