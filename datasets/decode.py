@@ -14,7 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode
 
-from datasets.intact import JPEG, PNG, check_intact, check_pixels
+from datasets.intact import PNG, check_intact, check_pixels
+from datasets.jpeg import JPEG
 
 DECODE_THREADS = min(4, os.cpu_count() or 1)
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

@@ -19,11 +19,15 @@ SIZE = struct.Struct("<II")
 
 
 class Examined(NamedTuple):
-    """Height and width in pixels after EXIF rotation, both 0 where `error` says why the image is unreadable."""
+    """Height and width in pixels after EXIF rotation, both 0 where `error` says why the image is unreadable.
+
+    `doubt` says what is odd about one that was decoded: it may be damaged, and a person should look at it.
+    """
 
     height: int
     width: int
-    error: str
+    error: str = ""
+    doubt: str = ""
 
 
 def examined(images: Iterable[bytes]) -> Iterator[Examined]:
@@ -48,7 +52,8 @@ def _examine(batch: Sequence[bytes]) -> list[Examined]:
 
 def _read_answer(answer: bytes) -> Examined:
     height, width = SIZE.unpack_from(answer)
-    return Examined(height, width, answer[SIZE.size :].decode())
+    said = answer[SIZE.size :].decode()
+    return Examined(height, width, doubt=said) if height else Examined(0, 0, error=said)
 
 
 def _examine_alone(image: bytes) -> Examined:

@@ -10,6 +10,7 @@ import torch
 
 from datasets.decode import decode
 from datasets.examine import SIZE
+from datasets.intact import doubt
 
 THREADS = 2
 PART_IMAGES = 8  # handed to a thread together: handing over costs as much as decoding a tiny PNG
@@ -17,7 +18,7 @@ MESSAGE = 300  # characters of what a decoder says
 
 
 def examine_images(images: list[bytes]) -> Iterable[bytes]:
-    """Decode each image; answer with its height and width, uint32 each, and the message of what is wrong with it."""
+    """Decode each image; answer with its height and width, uint32 each, and what is wrong or odd with it."""
     parts = [images[start : start + PART_IMAGES] for start in range(0, len(images), PART_IMAGES)]
     for answers in _threads().map(lambda part: [_examine(image) for image in part], parts):
         yield from answers
@@ -29,7 +30,7 @@ def _examine(image: bytes) -> bytes:
     except ValueError as error:
         message = " ".join(str(error).split())
         return SIZE.pack(0, 0) + message[:MESSAGE].encode(errors="replace")
-    return SIZE.pack(height, width)
+    return SIZE.pack(height, width) + doubt(image).encode()
 
 
 @functools.cache

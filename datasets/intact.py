@@ -5,28 +5,36 @@ from __future__ import annotations
 import struct
 import zlib
 
+from datasets.jpeg import JPEG, check_jpeg_holes, jpeg_size
+from datasets.webp import is_webp, webp_hole, webp_size
+
 PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8"
 MAX_PIXELS = 178_956_970
 """Height times width of the largest image that is decoded: 537 MB as RGB. Pillow refuses larger ones by default."""
-
-BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # JPEG markers without a length
-FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers of a frame, which has the size
-SCAN_MARKER = 0xDA
 
 
 def check_intact(data: bytes) -> None:
     """Compare what a PNG, JPEG or WebP file says of itself with its bytes; other formats pass.
 
     Raises ValueError for more than MAX_PIXELS pixels, for a PNG file with a chunk that is cut off or has another
-    checksum, and for a JPEG file without a frame. A decoder may end the process over the first and the second.
+    checksum, for a JPEG file without a frame, and for JPEG and WebP files with a hole of zeros. A decoder may end the
+    process over the first and the second, and makes up pixels over the last.
     """
     if data.startswith(PNG):
         _check_png(data)
     elif data.startswith(JPEG):
-        check_pixels(*_jpeg_size(data))
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        check_pixels(*_webp_size(data))
+        check_pixels(*jpeg_size(data))
+        check_jpeg_holes(data)
+    elif is_webp(data):
+        check_pixels(*webp_size(data))
+        webp_hole(data)
+
+
+def doubt(data: bytes) -> str:
+    """Say what is odd about an image that `check_intact` lets pass, and may be damage; usually nothing."""
+    if is_webp(data) and (length := webp_hole(data)):
+        return f"{length:,} zeros in a row"
+    return ""
 
 
 def check_pixels(height: int, width: int) -> None:
@@ -57,38 +65,3 @@ def _check_png(data: bytes) -> None:
         if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise ValueError(f"unreadable image: the PNG file is damaged between the bytes {start:,} and {end + 4:,}")
         start = end + 4
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return height and width from the first frame's header."""
-    start = 2
-    while (start := data.find(b"\xff", start)) >= 0 and start + 9 <= len(data):
-        marker = data[start + 1]
-        if marker in FRAME_MARKERS:
-            height, width = struct.unpack_from(">HH", data, start + 5)
-            return height, width
-        if marker == SCAN_MARKER:
-            break
-        if marker == 0xFF:
-            start += 1  # fill bytes may precede a marker
-        elif marker == 0 or marker in BARE_MARKERS:
-            start += 2
-        else:
-            start += 2 + struct.unpack_from(">H", data, start + 2)[0]
-    raise ValueError("unreadable image: the JPEG file has no header of a frame")
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return height and width of the canvas, from whichever of the three kinds of header comes first."""
-    kind, header = data[12:16], data[20:30]
-    if len(header) < 10:
-        raise ValueError("unreadable image: the WebP file is cut off")
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(header[7:10], "little"), 1 + int.from_bytes(header[4:7], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(header[1:5], "little")
-        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", header, 6)
-        return height & 0x3FFF, width & 0x3FFF
-    raise ValueError("unreadable image: the WebP file has no header of a picture")

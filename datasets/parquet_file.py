@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets.isolated import CrashError, Isolated
 
 ERROR = b"E"
+CRASHED = "its reader"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _ask(kind: str, uri: str, name: str, *arguments: str) -> Iterator[bytes]:
                 raise ValueError(_cannot_read(uri, name, frame[1:].decode()))
             yield frame[1:]
     except CrashError as crash:
-        raise ValueError(_cannot_read(uri, name, f"its reader {crash}")) from crash
+        raise ValueError(_cannot_read(uri, name, f"{CRASHED} {crash}")) from crash
 
 
 def _cannot_read(uri: str, name: str, cause: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from typing import Any
 
@@ -28,6 +29,8 @@ SHARD_BYTES = 128 * 2**20
 COMPRESSED_BELOW = 8192  # bytes: small images of one program repeat their headers, larger ones gain nothing
 WRITE_CPUS = 1
 OURS = re.compile(r"(train|test)-\d{10}\.parquet(\.partial)?|manifest\.json\.partial")
+
+logger = logging.getLogger(__name__)
 
 
 def write_shards(
@@ -74,6 +77,7 @@ def write_shards(
             opened, "test", uri, opened.test, np.full(len(opened.test.ids), np.nan), row_group_rows, shard_bytes
         )
         _raise_unreadable(source, uri, [*train, *test])
+        _warn_of_doubtful(source, [*train, *test])
         manifest = _manifest(opened, train, test, row_group_rows, settings)
         with writing(*open_filesystem(uri)):
             _finish(uri, manifest)
@@ -218,6 +222,18 @@ def _delete_unfinished(uri: str) -> None:
     filesystem, path = open_filesystem(uri)
     for name in list_files(uri, recursive=False)[0]:
         filesystem.delete_file(f"{path}/{name}")
+
+
+def _warn_of_doubtful(source: str, shards: list[dict[str, Any]]) -> None:
+    if count := sum(shard["doubtful_count"] for shard in shards):
+        named = sorted(name for shard in shards for name in shard["doubtful"])
+        logger.warning(
+            "%d images of %s may be damaged: %s%s; look at them: interrupted copies leave zeros, where pictures fade",
+            count,
+            source,
+            "; ".join(named[:NAMED]),
+            " and others" if count > NAMED else "",
+        )
 
 
 def _manifest(

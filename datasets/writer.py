@@ -24,8 +24,8 @@ from datasets.threads import ordered_map
 
 THREADS = 2  # one hashes while the other waits for its file
 AHEAD = 64  # images read while others are decoded
-NAMED = 10  # unreadable images that are named
-Image = tuple[bytes, bytes, int, int, str]  # data, digest, height, width, error
+NAMED = 10  # unreadable and doubtful images that are named
+Image = tuple[bytes, bytes, int, int, str, str]  # data, digest, height, width, error, doubt
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def _write_images(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> dict[str,
     assert start % plan.rows_per_shard == 0 and count == full and positions[-1] == start + count - 1, "not one shard"
     rows = rows.slice(start, count)
     images = _read_images(block, rows)
-    unreadable = [
-        f"{name} ({image[4]})" for name, image in zip(block["name"].to_pylist(), images, strict=True) if image[4]
-    ]
+    named = list(zip(block["name"].to_pylist(), images, strict=True))
+    unreadable = [f"{name} ({image[4]})" for name, image in named if image[4]]
+    doubtful = [f"{name} ({image[5]})" for name, image in named if image[5]]
     heights, widths = np.array([image[2] for image in images]), np.array([image[3] for image in images])
     found = {
         "split": plan.split,
@@ -91,6 +91,8 @@ def _write_images(plan: ShardPlan, block: pa.Table, rows: pa.Table) -> dict[str,
         "pixels": int((heights * widths).sum()),
         "unreadable": unreadable[:NAMED],
         "unreadable_count": len(unreadable),
+        "doubtful": doubtful[:NAMED],
+        "doubtful_count": len(doubtful),
         "bytes": 0,
         "sha256": "",
     }
@@ -129,6 +131,8 @@ FOUND = pa.schema(
         ("pixels", pa.int64()),
         ("unreadable", pa.list_(pa.string())),
         ("unreadable_count", pa.int64()),
+        ("doubtful", pa.list_(pa.string())),
+        ("doubtful_count", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
         ("checksums", CHECKSUMS),

@@ -105,12 +105,14 @@ def table(found: dict[str, Counter[str]]) -> list[str]:
     """Lines with what became of the inputs of each kind."""
     lines = [f"{'kind':<14}{'inputs':>11}{'read':>11}{'refused':>11}{'findings':>10}"]
     for kind, counts in found.items():
-        read, refused = counts["read"] + counts["harmless"], counts["refused"]
-        odd = "; ".join(f"{count} {outcome}" for outcome, count in counts.items() if outcome not in GOOD)
+        read, refused = counts["read"] + counts["harmless"], counts["refused"] + counts["survived"]
+        told = (outcome for outcome in counts if outcome not in GOOD or outcome == "survived")
+        odd = "; ".join(f"{counts[outcome]} {outcome}" for outcome in told)
         lines.append(f"{kind:<14}{counts.total():>11,}{read:>11,}{refused:>11,}{bad(counts):>10,}  {odd}".rstrip())
     whole = sum(found.values(), Counter())
     read = whole["read"] + whole["harmless"]
-    lines.append(f"{'all':<14}{whole.total():>11,}{read:>11,}{whole['refused']:>11,}{bad(whole):>10,}")
+    refused = whole["refused"] + whole["survived"]
+    lines.append(f"{'all':<14}{whole.total():>11,}{read:>11,}{refused:>11,}{bad(whole):>10,}")
     return lines
 
 

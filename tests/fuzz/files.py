@@ -19,7 +19,7 @@ from reports.storage import Storage
 def images(folder: Path) -> Attack:
     """Damaged images are examined where a crash is survived; one that passes is then decoded here, as trainings do."""
     from datasets.decode import decode_examined
-    from datasets.examine import examined
+    from datasets.examine import CRASHED, examined
 
     pictures = [(name, damage.encoded(name)) for name in damage.FORMATS]
 
@@ -31,7 +31,7 @@ def images(folder: Path) -> Attack:
         (folder / "input.bin").write_bytes(data)
         [found] = examined([data])
         if found.error:
-            return "refused"
+            return "survived" if found.error.startswith(CRASHED) else "refused"
         shape = tuple(decode_examined(data).shape)
         assert shape == (3, found.height, found.width), f"{shape}, examined {found}"
         return "read"
@@ -113,6 +113,8 @@ def parquet(folder: Path) -> Attack:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from datasets.parquet import ParquetImages
+    from datasets.parquet_file import CRASHED, read_images
     from datasets.sources import open_source
 
     source = folder / "source"
@@ -137,7 +139,14 @@ def parquet(folder: Path) -> Attack:
         odd = draw.random() < 0.3
         path.write_bytes(written(mutate.as_json(draw, features)) if odd else mutate.raw(draw, valid))
         try:
-            open_source(str(source))
+            opened = open_source(str(source)).images
+            assert isinstance(opened, ParquetImages)
+            for name, group, _, rows in opened.groups:
+                assert sum(len(images) for images in read_images(str(source), name, group)) == rows
+        except ValueError as error:
+            if CRASHED in str(error):
+                return "survived"
+            raise
         finally:
             (folder / "input.parquet").write_bytes(path.read_bytes())
             path.write_bytes(valid)

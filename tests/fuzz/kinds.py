@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-GOOD = ("read", "refused", "harmless")
-"""What may become of an input; `harmless` is damage that changes nothing of what is read."""
+GOOD = ("read", "refused", "harmless", "survived")
+"""What may become of an input; `harmless` is damage that changes nothing of what is read, `survived` is an input over
+which a reader's child process ended: it is refused, too."""
 
 
 @dataclass(frozen=True)
