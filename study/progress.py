@@ -28,6 +28,7 @@ class Progress:
     """Share of the steps done, in [0, 1], when that was (seconds since the epoch), in which launch, on which node.
 
     `saved` is the share of the steps in the latest checkpoint; `ended`: the worker made it because its launch ends.
+    `note` is what its user should know ("": nothing).
     """
 
     share: Annotated[float, Field(ge=0, le=1)]
@@ -36,6 +37,7 @@ class Progress:
     node: str = ""
     saved: Annotated[float, Field(ge=0, le=1)] = 0.0
     ended: bool = False
+    note: str = ""
 
     def is_of(self, since: str) -> bool:
         """Whether a trial runs in a launch that began at `since` (the later of two times in ISO format is greater)."""
@@ -54,8 +56,9 @@ def write_progress(
     saved: float = 0.0,
     *,
     ended: bool = False,
+    note: str = "",
 ) -> None:
-    content = Progress(share, time.time(), launch, node, saved, ended)
+    content = Progress(share, time.time(), launch, node, saved, ended, note)
     storage.write_bytes(json.dumps(asdict(content)).encode(), "checkpoints", id, "progress.json")
 
 
@@ -81,6 +84,7 @@ class Telling:
     def __init__(self, storage: Storage, id: str, launch: str, node: str) -> None:
         self._storage, self._id, self._launch, self._node = storage, id, launch, node
         self._told, self._written_at = False, -math.inf
+        self._note = ""
 
     def saved_before(self) -> float:
         """The share of the steps that an earlier session has left in a checkpoint, and says so."""
@@ -96,9 +100,16 @@ class Telling:
         if time.monotonic() - self._written_at >= PROGRESS_SECONDS:
             self.write(share, saved)
 
+    def warn(self, note: str) -> None:
+        """Tell the user of a trial that begins anew, at once and from then on."""
+        self._note = note
+        self.write(0.0, 0.0)
+
     def write(self, share: float, saved: float, *, ended: bool = False) -> None:
         try:
-            write_progress(self._storage, self._id, share, self._launch, self._node, saved, ended=ended)
+            write_progress(
+                self._storage, self._id, share, self._launch, self._node, saved, ended=ended, note=self._note
+            )
         except DiskError:
             raise
         except OSError as error:

@@ -85,3 +85,17 @@ def following(storage: Storage, running: Callable[[], list[str]], seconds: float
         yield follower
     finally:
         follower.stop()
+
+
+class Notes:
+    """Says once what workers note for their user."""
+
+    def __init__(self, say: Callable[[str], object], follower: Follower) -> None:
+        self._say, self._follower = say, follower
+        self._said: set[str] = set()
+
+    def look(self) -> None:
+        for known in self._follower.known.values():
+            if known.note and known.note not in self._said:
+                self._said.add(known.note)
+                self._say(known.note)

@@ -43,6 +43,9 @@ def print_status(plan: Plan, storage: Storage) -> int:
         elif id not in failed:
             share, saved = (f"{one * 100:.0f} %" for one in (known.share, known.saved))
             print(f"interrupted at {share}{'' if saved == share else f', saved at {saved}'}: {id}")
+    for known in progress.values():
+        if known.note:
+            print(printable(f"note: {known.note}"))
     for id, failure in failed.items():
         print(printable(f"failed: {id}: {failure.error_type}: {failure.message}"))
     for choice in plan.open_choices:

@@ -17,7 +17,7 @@ from study.ending import ending
 from study.growth import Growth
 from study.images import ShardedImages
 from study.plan import PlannedTrial
-from study.running import following
+from study.running import READ_SECONDS, Notes, following
 from study.schedule import Schedule
 from study.stopping import LOOK_SECONDS, Stopping
 from study.throughput import Throughput
@@ -73,7 +73,7 @@ def run_schedule(run: Run, display: Display) -> None:
             training = {id for id, one in known.items() if one.launch == launch and one.node in living}
             budget.note_training(lambda id: id in training)
 
-        callbacks: list[tune.Callback] = [Watch(storage)]
+        callbacks: list[tune.Callback] = [Watch(storage), OnStep(Notes(display.say, follower).look, READ_SECONDS)]
         if budget is not None:
             callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
         stopping = Stopping(launch, lambda: running(schedule), follower)

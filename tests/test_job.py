@@ -14,13 +14,16 @@ from datasets.manifest import read_manifest
 from datasets.schema import MANIFEST_NAME
 from datasets.splits import subset_hash
 from digit_shards import CLASSES, SIZE, TRAIN, digits, forget_checksums, relabel, write
+from reports.records import Record
 from reports.storage import Storage
-from reports.stored import read_record, record_ids
+from reports.stored import read_record, record_ids, write_record
 from studies import tiny_study
+from study import execute
 from study.execute import Job, context_of, run_trial, run_worker
 from study.failures import note_error
 from study.images import ShardedImages
 from study.plan import make_plan
+from study.progress import read_progress
 from trainables import loop
 from trainables.protocol import ProtocolError
 from trainables.spec import Stage
@@ -182,3 +185,25 @@ def test_retried_attempt_that_finds_a_record_deletes_what_the_first_one_left(
     run_trial({"job": planned})
     assert sorted(folder.iterdir()) == kept == [folder / "model.pt"] and told == [{"finished": 1}]
     assert (folder / "model.pt").read_bytes() == written
+
+
+def test_trial_whose_checkpoint_rotted_notes_it_for_the_launch_and_begins_anew(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, storage, told = job(shards, tmp_path), Storage(str(tmp_path)), list[str]()
+    path = tmp_path / "checkpoints" / planned["id"] / "latest.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a checkpoint")
+
+    def write(storage: Storage, record: Record) -> None:
+        known = read_progress(storage, planned["id"])
+        told.append("" if known is None else known.note)
+        write_record(storage, record)
+
+    monkeypatch.setattr(execute, "write_record", write)
+    run_worker(planned)
+    assert told == [
+        f"{planned['id']} begins anew, for its checkpoint cannot be used: {path} is damaged: it does not end as a "
+        "finished checkpoint does"
+    ]
+    assert read_record(storage, planned["id"]).cost.sessions == 1 and not path.exists()

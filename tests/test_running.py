@@ -6,12 +6,13 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from object_store import ObjectStore
 from reports.storage import Storage
 from study.display import OnStep
 from study.progress import write_progress
-from study.running import following, read_progresses
+from study.running import Notes, following, read_progresses
 
 
 def until() -> Iterator[None]:
@@ -80,3 +81,17 @@ def test_a_function_slower_than_its_interval_is_not_called_in_every_step() -> No
     for step in range(10):
         callback.on_step_end(step, [])
     assert len(calls) == 1
+
+
+def test_notes_of_workers_are_said_once(tmp_path: Path) -> None:
+    storage, said = Storage(str(tmp_path)), list[str]()
+    write_progress(storage, "a", 0.25)
+    with following(storage, lambda: ["a", "b"], seconds=0.01) as follower:
+        notes = Notes(said.append, follower)
+        write_progress(storage, "b", 0.5, note="b begins anew, for its checkpoint cannot be used")
+        for _ in until():
+            notes.look()
+            if said and follower.known.get("a"):
+                break
+        notes.look()
+    assert said == ["b begins anew, for its checkpoint cannot be used"]

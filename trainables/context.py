@@ -32,6 +32,10 @@ class InterruptedTrainingError(RuntimeError):
     """A training was ended by its user and goes on later from its checkpoint; it is no failure."""
 
 
+def _log(warning: str) -> None:
+    logger.warning("%s", warning)
+
+
 def _never() -> bool:
     """Nobody takes this device away, or ends the training."""
     return False
@@ -56,9 +60,9 @@ class Context:
     `folder` is the URI of the trial's checkpoint folder, whose last part is the trial's id. `channels_last` lays images
     and kernels out so that each pixel's channels lie together, which is faster on most hardware. A pretraining below
     `min_effective_rank` is stopped. `report` is called on every rank after every step, and while images are evaluated,
-    with the share of the steps that are done, in [0, 1]. `judge`, if there is one, is called on every rank with the
-    number of steps done, the dev split's top-1 by then and the seconds of training so far, at `rungs` - 1 evenly spaced
-    points; it ends a hopeless training by raising `PrunedError`.
+    with the share of the steps that are done, in [0, 1]; `warn` with what its user should know. `judge`, if there is
+    one, is called on every rank with the number of steps done, the dev split's top-1 by then and the seconds of
+    training so far, at `rungs` - 1 evenly spaced points; it ends a hopeless training by raising `PrunedError`.
 
     `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
     still being written delays the next, and one that cannot be written is passed over, but for the last one. With 0
@@ -80,6 +84,7 @@ class Context:
     min_effective_rank: float = 1.5
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
+    warn: Callable[[str], None] = _log
     notice: Callable[[], bool] = _never
     ending: Callable[[], bool] = _never
     rungs: int = 4
@@ -112,10 +117,10 @@ class Context:
         try:
             state = load_state(uri)
         except DamagedError as error:
-            logger.warning("%s begins anew, for its checkpoint cannot be used: %s", self.trial, error)
+            self.warn(f"{self.trial} begins anew, for its checkpoint cannot be used: {error}")
             return None
         if state is not None and state.get("trial", self.trial) != self.trial:
-            logger.warning("%s begins anew, for %s is a checkpoint of %s", self.trial, uri, state["trial"])
+            self.warn(f"{self.trial} begins anew, for {uri} is a checkpoint of {state['trial']}")
             return None
         if state is not None:
             self.saved_step = state["progress"]["step"]

@@ -298,4 +298,8 @@ def _agreed(state: State | None, context: Context) -> State | None:
         return state
     step = -1 if state is None else state["progress"]["step"]
     steps = all_gather(torch.tensor([step], device=context.device))
-    return state if bool((steps == steps[0]).all()) else None
+    if bool((steps == steps[0]).all()):
+        return state
+    context.warn(f"{context.trial} begins anew, for not all of its workers could read its checkpoint")
+    context.saved_step = 0
+    return None
