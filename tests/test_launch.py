@@ -20,6 +20,7 @@ import torch
 import yaml
 from PIL import Image
 
+from datasets.manifest import manifest_text, parse_manifest
 from reports.storage import Storage
 from reports.stored import read_records
 from studies import tiny
@@ -99,14 +100,12 @@ def test_plan_explains_what_differs_from_a_finished_trial(finished: tuple[Path, 
 def test_data_that_changed_under_a_study_is_refused(finished: tuple[Path, Path, str]) -> None:
     file, storage, _ = finished
     manifest = next((storage / "data").glob("*/manifest.json"))
-    original = manifest.read_text()
-    changed = json.loads(original)
-    changed["fingerprint"] = "0" * 64
-    manifest.write_text(json.dumps(changed))
+    original = manifest.read_bytes()
+    manifest.write_bytes(manifest_text(parse_manifest(original).model_copy(update={"fingerprint": "0" * 64})))
     try:
         refused = run("launch", file, "--storage", storage, check=False)
     finally:
-        manifest.write_text(original)
+        manifest.write_bytes(original)
     assert refused.returncode == 2
     assert "changed under this study" in refused.stderr and "Traceback" not in refused.stderr
 
