@@ -76,18 +76,19 @@ def read_parsed(
     *,
     most: int = MOST_BYTES,
     patience: float | None = None,
+    storage: str = "",
 ) -> T:
     """Return what a file holds, also where others are replacing it in this moment.
 
-    `parse`, such as `parsed`, raises ValueError where its content is wrong. `uri` names the file in messages;
-    `patience` as in `object_store.patiently`. Raises FileNotFoundError where there is none, which a file that is only
-    replaced never is, StorageError where the storage does not answer or refuses, which says nothing of the file, and
-    BadFileError for everything that is wrong with it.
+    `parse`, such as `parsed`, raises ValueError where its content is wrong. `uri` names the file in messages, and
+    `storage` (default: the same) what does not answer; `patience` as in `object_store.patiently`. Raises
+    FileNotFoundError where there is none, which a file that is only replaced never is, StorageError where the storage
+    does not answer or refuses, which says nothing of the file, and BadFileError for everything that is wrong with it.
     """
     reason = ""
     for _ in range(1 if isinstance(filesystem, fs.LocalFileSystem) else REPLACED_READS):
         try:
-            return parse(patiently(filesystem, lambda: read_bounded(filesystem, path, most), uri, patience))
+            return parse(patiently(filesystem, lambda: read_bounded(filesystem, path, most), storage or uri, patience))
         except (FileNotFoundError, StorageError):
             raise
         except OSError as error:

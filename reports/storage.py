@@ -81,7 +81,8 @@ class Storage:
         """
         path, uri = self.path(*parts), self.uri(*parts)
         parse = functools.partial(parsed, kind)
-        return read_parsed(parse, self.filesystem, path, uri, most=most, patience=self.patience)
+        patience, root = self.patience, self.root
+        return read_parsed(parse, self.filesystem, path, uri, most=most, patience=patience, storage=root)
 
     def read_json(self, *parts: str) -> Any:
         """What a small JSON file holds, of whatever kind; see `read_typed`."""
