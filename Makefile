@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo report-paper test test-cluster chaos fuzz check format
+.PHONY: setup demo report-paper test test-cluster chaos fuzz mutate check format
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,10 @@ chaos: setup
 # Random damage to everything that is read. `make fuzz FUZZ=--help` lists the options.
 fuzz: setup
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
+
+# The code is changed in one place at a time, and the tests must notice. `make mutate MUTATE=--help` lists the options.
+mutate: setup
+	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTATE)
 
 check: setup
 	$(BIN)/ruff check .
