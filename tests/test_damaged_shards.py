@@ -184,7 +184,7 @@ def test_manifest_is_as_it_was_written_or_refused(shards: str, tmp_path: Path) -
     assert manifest_text(manifest) == text and parse_manifest(text) == manifest
     copy = shutil.copytree(shards, tmp_path / "copy")
     (copy / MANIFEST_NAME).write_bytes(text.replace(b'"label_seed": 0', b'"label_seed": 1'))
-    with pytest.raises(ValueError, match=f"{MANIFEST_NAME} at '{copy}' is damaged.*: its SHA-256 is .* delete the folder and"):
+    with pytest.raises(ValueError, match=f"{MANIFEST_NAME} at '{copy}' is damaged.*: its SHA-256 is .* delete the"):
         read_manifest(str(copy))
 
 
