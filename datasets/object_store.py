@@ -43,6 +43,9 @@ REFUSALS = (
 )
 """What an object store answers when asking again is of no use until somebody has done something."""
 
+CLIENT_ERROR = re.compile(r"HTTP status 4(?!08|25|29)\d\d")
+"""How an answer is told that means the request itself, and not the moment."""
+
 RIGHTS = {
     "HeadObject": "s3:GetObject",
     "GetObject": "s3:GetObject",
@@ -167,7 +170,9 @@ def patiently(filesystem: fs.FileSystem, request: Callable[[], T], uri: str, pat
 
 def refusal_in(error: BaseException) -> str | None:
     """Which of `REFUSALS` an error is, if it is one; Azure's client has errors of its own for them."""
-    told = next((word for word in REFUSALS if word in str(error)), None)
+    told = next((word for word in REFUSALS if word in str(error)), None) or CLIENT_ERROR.search(str(error))
+    if isinstance(told, re.Match):
+        return str(told[0])
     return told or (type(error).__name__ if isinstance(error, pa.ArrowException) else None)
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from reports.storage import Storage
 from study.authentication import asks_for_token, use_own_token
 from study.ending import ending
 from study.private_ray import on_loopback, private_folder, private_ray
+from study.ray_loss import begun_anew_if_lost
 from study.upload import ROOT, copy_code
 
 SETTINGS_OF_RAY = {
@@ -64,7 +65,8 @@ def ray_cluster(
     with private_ray() if address is None else private_folder() as folder:
         try:
             _connect(address, storage, folder, say)
-            yield folder
+            with begun_anew_if_lost(storage) if address is None else nullcontext():
+                yield folder
         finally:
             import ray
 
@@ -99,6 +101,11 @@ def _connect(address: str | None, storage: Storage | None, folder: Path, say: Ca
         say("the cluster asks for no token: whoever reaches its ports can run code on its nodes (docs/security.md)")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by the launch, in its own words
     ray.data.DataContext.get_current().enable_progress_bars = False
+    ray._private.worker.print_to_stdstream = _print_nothing  # a page about each process that was killed, in colors
+
+
+def _print_nothing(data: object, ignore_prefix: bool) -> None:
+    """In the place of what prints Ray's own words on the cluster's state."""
 
 
 def session_folder() -> str:

@@ -208,6 +208,8 @@ class Execution(Spec):
     `checkpoint_seconds` is the interval of resumable checkpoints.
     `max_workers` caps the workers, hence the GPUs, in flight; without it, the cap is what the cluster may grow to. A
     trial whose node is taken away goes on elsewhere, at most `preemption_retries` times; these are not its failures.
+    One whose process is killed, as by the system where memory is short, goes on from its checkpoint at most
+    `crash_retries` times in a launch, before what builds on it is skipped.
     """
 
     workers: int | dict[str, int] = 1
@@ -215,6 +217,7 @@ class Execution(Spec):
     checkpoint_seconds: float = Field(default=120.0, ge=0, le=1e7)
     max_workers: AtOnce | None = None
     preemption_retries: int = Field(default=10, ge=0, le=10_000)
+    crash_retries: int = Field(default=2, ge=0, le=10_000)
     tf32: bool = True
     channels_last: bool = True
     min_effective_rank: float = Field(default=1.5, ge=0, le=8)

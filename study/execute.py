@@ -28,7 +28,8 @@ from study.capacity import rented_as
 from study.evidence import pruned_mark
 from study.failures import note_error
 from study.gang import train_together
-from study.interruption import ended_before, launch_ends, this_node, watching
+from study.interruption import deaths_before, launch_ends, this_node, watching
+from study.killed import memory, noting_signals
 from study.progress import Telling, clear_progress
 from study.refusal import unusable
 from study.trial import TrialSpec, parse_trial
@@ -48,7 +49,7 @@ class Job(Spec):
     `steps`, `fingerprint` (of the images) and `subset_hash` (of the labels to be read, null: none) are what was
     planned; a worker that finds anything else fails the trial. At `rungs` points (0: none) the launch is asked whether
     a trial is worth going on with. `selections` are the choices on which it rests, `planned_device_seconds` is what the
-    launch expects. `launched_at` names the launch, in ISO format.
+    launch expects. `launched_at` names the launch, in ISO format. `deaths` is how often its process was killed in it.
     """
 
     id: str
@@ -71,6 +72,8 @@ class Job(Spec):
     planned_device_seconds: float | None = None
     launched_at: str
     preemption_retries: int = 0
+    crash_retries: int = 0
+    deaths: int = 0
     commit: str
     dirty: bool
 
@@ -78,19 +81,19 @@ class Job(Spec):
 def run_trial(config: dict[str, Any]) -> None:
     """Ray Tune's trainable: one worker trains in this very process, which Tune reuses; several by Ray Train.
 
-    A failure is written beside the trial's checkpoints and raised again, which ends this process and no other trial. A
-    storage or disk that refuses is no failure of the trial: it ends the launch (`study.watch`).
+    A failure is written beside the trial's checkpoints and raised again, which ends this process and no other trial; a
+    storage or disk that refuses is none, and ends the launch (`study.watch`).
     """
     id, storage = config["job"]["id"], Storage(config["job"]["storage"], OUTAGE_SECONDS)
     try:
         job = Job.model_validate(config["job"])
         if storage.exists("records", f"{id}.json"):  # its node died before it had cleaned up
             _clean_up(storage, id)
-        elif not ended_before(storage, id, job.launched_at):
+        elif (deaths := deaths_before(storage, id, job.launched_at, job.crash_retries)) is not None:
             if job.workers == 1:
-                run_worker(job.model_dump())
+                run_worker({**job.model_dump(), "deaths": deaths})
             else:
-                _run_workers(job, storage)
+                _run_workers(job, storage, deaths)
     except PrunedError:
         clear_progress(storage, id)
         storage.delete("checkpoints", id, "latest.pt")
@@ -113,15 +116,16 @@ def _note(storage: Storage, id: str, error: Exception, launched_at: str) -> None
         logger.warning("the failure of %s could not be noted: %s", id, unwritten)
 
 
-def _run_workers(job: Job, storage: Storage) -> None:
+def _run_workers(job: Job, storage: Storage, deaths: int) -> None:
     train_together(
         run_worker,
-        job.model_dump(),
+        {**job.model_dump(), "deaths": deaths},
         job.workers,
         job.per_worker,
         storage,
         job.id,
         job.preemption_retries,
+        job.crash_retries,
         lambda: launch_ends(job.launched_at),
     )
 
@@ -132,7 +136,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     started_at, started = datetime.now(UTC), time.monotonic()
     storage = Storage(job.storage, OUTAGE_SECONDS)
     context = context_of(job, storage)
-    telling = Telling(Storage(job.storage), job.id, job.launched_at, this_node())
+    telling = Telling(Storage(job.storage), job.id, job.launched_at, this_node(), job.deaths, memory)
     if context.rank == 0:
         context.saved_step = round(telling.saved_before() * job.steps)
         context.report = lambda share: telling.tell(share, context.saved_step / job.steps)
@@ -153,7 +157,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         parent_sha256=None if spec.parent is None else read_record(storage, spec.parent).model.sha256,
         dev=spec.dev,
     )
-    with watching(job.launched_at) as notices:
+    with watching(job.launched_at) as notices, noting_signals(job.id, context.rank):
         context.notice, context.ending = notices.goes.is_set, notices.ends.is_set
         try:
             outcome = run_stage(spec.stage, assignment, context)

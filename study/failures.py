@@ -16,11 +16,16 @@ PROCESS_DIED = "ProcessDied"
 """The error of a trial that ended without a word, which says nothing of the trial."""
 
 
+class ProcessDiedError(RuntimeError):
+    """Workers of a trial were killed, more often than they are tried again: this says nothing of the trial."""
+
+
 class NoNodesError(RuntimeError):
     """A trial's workers got no nodes, or lost them too often: this is the cluster's failure, not the trial's."""
 
 
 TRIED_AGAIN = (
+    ProcessDiedError.__name__,
     *(PROCESS_DIED, NoNodesError.__name__),
     *(StorageError.__name__, "OSError", "RayTaskError(StorageError)", "RayTaskError(OSError)"),
 )
@@ -40,11 +45,11 @@ def note_error(storage: Storage, id: str, error: BaseException, launch: str = ""
     _note(storage, id, launch, type(cause).__name__, str(cause) or repr(cause), text, socket.gethostname())
 
 
-def note_death(storage: Storage, id: str, launch: str) -> None:
+def note_death(storage: Storage, id: str, launch: str, reason: str = "its process ended without a word") -> None:
     """Write a failure for a trial that ended in this launch without a record or a word."""
     if failed_in(storage, id, launch):
         return
-    message = "its process ended without a word (killed, or out of memory); launch again to continue it"
+    message = f"{reason}; launch again to continue it"
     _note(storage, id, launch, PROCESS_DIED, message, "", "")
 
 

@@ -13,6 +13,7 @@ import ray.train
 import ray.train.torch
 import torch
 from pydantic import TypeAdapter
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
@@ -20,10 +21,11 @@ from datasets.typed_files import BadFileError
 from reports.storage import Storage
 from study.capacity import DRIVER_BYTES, HEAD
 from study.cluster import session_folder
-from study.failures import NoNodesError
-from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks
+from study.failures import NoNodesError, ProcessDiedError
+from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks, this_node, times
+from study.killed import reason
 from study.meeting import torch_config
-from study.progress import clear_progress
+from study.progress import clear_progress, known_progress
 
 logger = logging.getLogger(__name__)
 _NODES = TypeAdapter(set[str])
@@ -35,6 +37,9 @@ and there are no more than the head has memory for."""
 WAIT_SECONDS = 24 * 3600.0
 """Workers are asked for so long before the trial fails: 48 times the half hour after which Ray Train asks anew
 (`RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S`). Large spot nodes are often scarce for hours, in the busy ones of a day."""
+
+PEER_SECONDS = 3.0
+"""Ranks whose peer was killed notice that at once, and Ray Train when it asks the peer the next time."""
 
 TRAINING_SHARE = 0.9
 """Of each CPU that a worker asks for, this share is booked for training and the rest left to the tasks that read its
@@ -59,28 +64,31 @@ def train_together(
     storage: Storage,
     id: str,
     preemption_retries: int,
+    crash_retries: int = 0,
     ends: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a worker's function in several processes, by DDP in Ray Train, which books their resources.
 
-    Where one of their nodes is gone, all begin again, at most `preemption_retries` times; they continue from their
+    Where one of their nodes is gone, all begin again, at most `preemption_retries` times, and where one of them was
+    killed, at most `crash_retries` times, with `deaths` in the job as often as that was; they continue from their
     checkpoint. Meanwhile the trial `id` has a file of the nodes that they are on beside its checkpoints; of one whose
     workers wait for nodes there is none, nor one of its progress.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed by itself, or as the launch `ends`; what it met is in the error.
+        ProcessDiedError: one of them was killed more often than that.
         NoNodesError: their nodes were lost more often than that, or for `WAIT_SECONDS` there were none.
     """
     note = ("checkpoints", id, "nodes.json")
     work = _telling_nodes(worker, storage.root, note)
-    lost, asked_at = 0, time.monotonic()
+    lost, deaths, asked_at = 0, job.get("deaths", 0), time.monotonic()
     try:
         while True:
             lost_before = lost_nodes()
             storage.delete(*note)
             clear_progress(storage, id)
             try:
-                _fit(work, job, workers, per_worker)
+                _fit(work, {**job, "deaths": deaths}, workers, per_worker)
                 return
             except ray.train.TrainingFailedError as error:
                 if ends():
@@ -88,13 +96,21 @@ def train_together(
                 if _is(error, WorkerGroupStartupTimeoutError):
                     if time.monotonic() - asked_at < WAIT_SECONDS:
                         continue
-                    reason = f"there was no room for its {workers} workers of {per_worker} in {WAIT_SECONDS / 3600:g} h"
-                    raise NoNodesError(f"{reason}; launch again to wait for it again") from error
-                if not _lost_a_node(error, lost_before, _nodes_told(storage, note)):
+                    why = f"there was no room for its {workers} workers of {per_worker} in {WAIT_SECONDS / 3600:g} h"
+                    raise NoNodesError(f"{why}; launch again to wait for it again") from error
+                ours = _nodes_told(storage, note)
+                if _lost_a_node(error, lost_before, ours):
+                    lost += 1
+                elif _killed_a_worker(error):
+                    deaths += 1
+                else:
                     raise
-                if (lost := lost + 1) > preemption_retries:
-                    reason = f"nodes of its workers were lost {lost} times (`preemption_retries` are {lost - 1})"
-                    raise NoNodesError(f"{reason}; launch again to continue it") from error
+                if lost > preemption_retries:
+                    why = f"nodes of its workers were lost {lost} times (`preemption_retries` are {lost - 1})"
+                    raise NoNodesError(f"{why}; launch again to continue it") from error
+                if deaths > crash_retries:
+                    why = reason(id, known_progress(storage, id), here=ours == {this_node()})
+                    raise ProcessDiedError(f"{why}{times(deaths)}; launch again to continue it") from error
                 asked_at = time.monotonic()
     finally:
         try:
@@ -116,7 +132,11 @@ def _telling_nodes(
                 Storage(root).write_bytes(json.dumps(sorted(found)).encode(), *note)
             except OSError as error:  # then the end of any node counts as one of theirs
                 logger.warning("the nodes of %s could not be noted: %s", "/".join(note), error)
-        worker(job)
+        try:
+            worker(job)
+        except RuntimeError:  # perhaps of a peer that was killed: that is seen a little later, and is to be told
+            time.sleep(PEER_SECONDS)
+            raise
 
     return tell_nodes_and_work
 
@@ -164,6 +184,13 @@ class _Trainer(ray.train.torch.TorchTrainer):
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         policy = _AsManyAsAsked(self.scaling_config)  # type: ignore[arg-type]
         return super()._initialize_and_run_controller(**{**arguments, "scaling_policy": policy})  # type: ignore[misc]
+
+
+def _killed_a_worker(error: ray.train.TrainingFailedError) -> bool:
+    """Whether a process of an attempt ended without a word."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    inner = [getattr(failure, "health_check_failure", failure) for failure in failures]
+    return any(isinstance(one, (RayActorError, OutOfMemoryError)) for one in inner)
 
 
 def _is(error: ray.train.TrainingFailedError, kind: type[Exception]) -> bool:

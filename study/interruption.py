@@ -29,6 +29,7 @@ from datasets.typed_files import BadFileError
 from reports.storage import Storage
 from study.cluster import ray_nodes
 from study.failures import failed_in, note_death
+from study.killed import reason
 from study.progress import read_progress
 
 NOTICE_SECONDS = 5.0
@@ -48,23 +49,35 @@ TRIES = 5
 logger = logging.getLogger(__name__)
 
 
-def ended_before(storage: Storage, id: str, launched_at: str) -> bool:
-    """Whether this launch has tried a one-worker trial before, and it failed by itself rather than with its node.
+def deaths_before(storage: Storage, id: str, launched_at: str, crash_retries: int) -> int | None:
+    """How often a one-worker trial's process was killed in this launch; None if it is not to be tried again, since that
+    was more often than `crash_retries`, or since it failed.
 
-    Ray Tune starts trials again whose process is gone. That is right where the node is gone too; a process that died
-    alone (out of memory, say) would die again, and an error would come again.
+    Ray Tune starts trials again whose process is gone, and those that met an error, which would come again. A process
+    that is gone with its node was not killed.
     """
     if storage.exists("checkpoints", id, "failure.json") and failed_in(storage, id, launched_at):
-        return True
+        return None
     try:
         before = read_progress(storage, id)
     except BadFileError as error:
         logger.warning("%s; the trial begins as if it had not been tried", error)
-        return False
-    if before is None or before.launch != launched_at or node_died(before.node):
-        return False
-    note_death(storage, id, launched_at)
-    return True
+        return 0
+    if before is None or before.launch != launched_at:
+        return 0
+    here = before.node == this_node()
+    if not here and node_died(before.node):
+        return before.deaths
+    deaths = before.deaths + 1
+    if deaths <= crash_retries:
+        return deaths
+    note_death(storage, id, launched_at, f"{reason(id, before, here=here)}{times(deaths)}")
+    return None
+
+
+def times(deaths: int) -> str:
+    """How often a process was killed, where that is more than once."""
+    return f" (killed {deaths} times)" if deaths > 1 else ""
 
 
 def nodes(*, alive: bool) -> set[str]:
@@ -85,11 +98,13 @@ def lost_nodes() -> set[str]:
 def any_node_lost(lost_before: set[str], ours: set[str] | None) -> bool:
     """Whether one more of these nodes (None: of all of the cluster) is lost, which Ray may find out a little later."""
 
+    here = {this_node()}  # which lives, but may be about to be taken away
+
     def lost() -> bool:
         more = lost_nodes() - lost_before
         return bool(more if ours is None else more & ours)
 
-    return _comes_true(lost)
+    return lost() if ours == here else _comes_true(lost)
 
 
 def _comes_true(condition: Callable[[], bool]) -> bool:

@@ -47,6 +47,11 @@ SETTLE_SECONDS = 5.0
 """Two drivers that start in the same moment: so long the one waits for the other, which withdraws."""
 
 
+_MADE: set[str] = set()
+"""Names of the claims of this program: one of this process that is none of them is of the program that was here before
+it began anew (`study.ray_loss`)."""
+
+
 class Lease:
     """The lease as its holder sees it; `lost` says why it no longer holds it."""
 
@@ -170,6 +175,7 @@ def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_s
     mine = Claim(
         study, socket.gethostname(), os.getpid(), process_identity(os.getpid()), since, os.environ.get(JOB_VARIABLE, "")
     )
+    _MADE.add(mine.name)
     deadline = time.monotonic() + SETTLE_SECONDS
     silent: dict[str, float] = {}  # claims held on other machines that were not renewed since they were first seen
     try:
@@ -221,7 +227,7 @@ def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[_Rival]
         if claim is None:  # withdrawn meanwhile
             continue
         age = written[mine.name] - written[name]
-        if age > stale_seconds or is_dead(claim.process):
+        if age > stale_seconds or is_dead(claim.process) or (claim.process == mine.process and name not in _MADE):
             storage.delete("lease", file_of(name))
         else:
             rivals.append(_Rival(claim, written[name], max(0.0, age)))

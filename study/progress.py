@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -29,6 +30,8 @@ class Progress:
 
     `saved` is the share of the steps in the latest checkpoint; `ended`: the worker made it because its launch ends.
     `note` is what its user should know ("": nothing).
+    `deaths` is how often its process was killed in this launch. `memory_used` of `memory_total` bytes (0: unknown) were
+    in use on its machine then.
     """
 
     share: Annotated[float, Field(ge=0, le=1)]
@@ -38,6 +41,9 @@ class Progress:
     saved: Annotated[float, Field(ge=0, le=1)] = 0.0
     ended: bool = False
     note: str = ""
+    deaths: Annotated[int, Field(ge=0)] = 0
+    memory_used: Annotated[int, Field(ge=0, le=2**60)] = 0
+    memory_total: Annotated[int, Field(ge=0, le=2**60)] = 0
 
     def is_of(self, since: str) -> bool:
         """Whether a trial runs in a launch that began at `since` (the later of two times in ISO format is greater)."""
@@ -47,19 +53,8 @@ class Progress:
 _PROGRESS = TypeAdapter(Progress)  # it checks types, and passes over what another version of the code adds
 
 
-def write_progress(
-    storage: Storage,
-    id: str,
-    share: float,
-    launch: str = "",
-    node: str = "",
-    saved: float = 0.0,
-    *,
-    ended: bool = False,
-    note: str = "",
-) -> None:
-    content = Progress(share, time.time(), launch, node, saved, ended, note)
-    storage.write_bytes(json.dumps(asdict(content)).encode(), "checkpoints", id, "progress.json")
+def write_progress(storage: Storage, id: str, progress: Progress) -> None:
+    storage.write_bytes(json.dumps(asdict(progress)).encode(), "checkpoints", id, "progress.json")
 
 
 def read_progress(storage: Storage, id: str) -> Progress | None:
@@ -67,6 +62,14 @@ def read_progress(storage: Storage, id: str) -> Progress | None:
     try:
         return storage.read_typed(_PROGRESS, "checkpoints", id, "progress.json")
     except FileNotFoundError:
+        return None
+
+
+def known_progress(storage: Storage, id: str) -> Progress | None:
+    """A trial's progress; None also where it cannot be read, for those who can do without."""
+    try:
+        return read_progress(storage, id)
+    except (OSError, ValueError):
         return None
 
 
@@ -81,17 +84,23 @@ class Telling:
     read-only ends the training, whose checkpoints it would not take either.
     """
 
-    def __init__(self, storage: Storage, id: str, launch: str, node: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        id: str,
+        launch: str,
+        node: str,
+        deaths: int = 0,
+        memory: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
         self._storage, self._id, self._launch, self._node = storage, id, launch, node
+        self._deaths, self._memory = deaths, memory
         self._told, self._written_at = False, -math.inf
         self._note = ""
 
     def saved_before(self) -> float:
         """The share of the steps that an earlier session has left in a checkpoint, and says so."""
-        try:
-            before = read_progress(self._storage, self._id)
-        except (OSError, ValueError):
-            before = None
+        before = known_progress(self._storage, self._id)
         saved = 0.0 if before is None else before.saved
         self.tell(saved, saved)
         return saved
@@ -106,10 +115,10 @@ class Telling:
         self.write(0.0, 0.0)
 
     def write(self, share: float, saved: float, *, ended: bool = False) -> None:
+        now, memory = time.time(), self._memory()
+        progress = Progress(share, now, self._launch, self._node, saved, ended, self._note, self._deaths, *memory)
         try:
-            write_progress(
-                self._storage, self._id, share, self._launch, self._node, saved, ended=ended, note=self._note
-            )
+            write_progress(self._storage, self._id, progress)
         except DiskError:
             raise
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ def refusals_told(storage: Storage) -> Iterator[None]:
         yield
     except Exception as error:
         refusal = unusable(error, storage)
+        if refusal is None and not isinstance(error, ValueError):
+            refusal = full_disk(storage)
         if refusal is None:
             raise
         raise refusal from error
@@ -84,9 +87,9 @@ def fullest(storage: Storage) -> str:
 
 
 def temporary_folder() -> str:
-    """Where temporary files go; Python finds none where each of them is full."""
+    """Where temporary files go, Ray's among them; Python finds none where each of them is full."""
     try:
-        return tempfile.gettempdir()
+        return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     except FileNotFoundError:
         return "/tmp"
 

@@ -73,7 +73,10 @@ def run_schedule(run: Run, display: Display) -> None:
             training = {id for id, one in known.items() if one.launch == launch and one.node in living}
             budget.note_training(lambda id: id in training)
 
-        callbacks: list[tune.Callback] = [Watch(storage), OnStep(Notes(display.say, follower).look, READ_SECONDS)]
+        callbacks: list[tune.Callback] = [
+            Watch(storage, display.say),
+            OnStep(Notes(display.say, follower).look, READ_SECONDS),
+        ]
         if budget is not None:
             callbacks.append(OnStep(lambda: note_training(budget), PLAIN_SECONDS))
         stopping = Stopping(launch, lambda: running(schedule), follower)
@@ -121,7 +124,7 @@ def _tuner(run: Run, callbacks: list[tune.Callback], attend: Callable[[], None],
             name="study",
             storage_path=scratch,  # trials report no files, so only this process writes there
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=execution.preemption_retries),
+            failure_config=tune.FailureConfig(max_failures=execution.preemption_retries + execution.crash_retries),
             callbacks=callbacks,
         ),
     )
@@ -171,6 +174,7 @@ def _job(trial: PlannedTrial, run: Run, commit: str, dirty: bool) -> dict[str, A
         "planned_device_seconds": None if math.isnan(expected) else expected,
         "launched_at": run.launched_at.isoformat(),
         "preemption_retries": study.execution.preemption_retries,
+        "crash_retries": study.execution.crash_retries,
         "commit": commit,
         "dirty": dirty,
     }

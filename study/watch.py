@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle, tune
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from datasets.object_store import UnusableError
 from reports.storage import Storage
@@ -13,10 +15,11 @@ from study.refusal import unusable
 
 
 class Watch(tune.Callback):
-    """Raises UnusableError, from Tune's own event loop, once a trial has met a storage or disk that refuses."""
+    """Raises UnusableError, from Tune's own event loop, once a trial has met a storage or disk that refuses; tells by
+    `say` of trials that have lost their process."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, say: Callable[[str], object]) -> None:
+        self._storage, self._say = storage, say
         self._refusal: UnusableError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -24,7 +27,8 @@ class Watch(tune.Callback):
         return {}
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._look(trial)
+        if isinstance(self._look(trial), (RayActorError, OutOfMemoryError)):
+            self._say(f"{trial.config['job']['id']} has lost its process, and goes on from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._look(trial)
@@ -33,8 +37,11 @@ class Watch(tune.Callback):
         if self._refusal is not None:
             raise self._refusal
 
-    def _look(self, trial: Any) -> None:
-        """Tune has noted the error on this machine, and not yet where `trial.get_pickled_error` looks for it."""
+    def _look(self, trial: Any) -> Exception | None:
+        """What a trial has met. Tune has noted it on this machine, not yet where `trial.get_pickled_error` looks."""
         noted = trial.pickled_error_file
-        if noted is not None and self._refusal is None:
-            self._refusal = unusable(cloudpickle.loads(Path(noted).read_bytes()), self._storage)
+        if noted is None:
+            return None
+        error: Exception = cloudpickle.loads(Path(noted).read_bytes())
+        self._refusal = self._refusal or unusable(error, self._storage)
+        return error

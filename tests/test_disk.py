@@ -181,7 +181,7 @@ def test_disk_without_room_is_named_where_ray_does_not(tmp_path: Path, monkeypat
         full(place)
         found = full_disk(storage)
         assert found is not None and place in str(found) and remedy in str(found)
-    monkeypatch.setenv("TMPDIR", "/")
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setattr("tempfile.tempdir", "/usr")
     full("/usr")
     assert "set TMPDIR" in str(full_disk(storage)) and "/usr" in str(full_disk(storage))
@@ -195,7 +195,7 @@ def test_trial_that_a_disk_refused_is_not_said_to_have_failed(tmp_path: Path, mo
     storage = Storage(str(tmp_path))
     monkeypatch.setattr("study.execute.run_worker", refused)
     monkeypatch.setattr("study.execute.Job.model_validate", lambda job: type("Job", (), {**job, "model_dump": dict}))
-    job = {"id": "t", "storage": storage.root, "workers": 1, "launched_at": "now"}
+    job = {"id": "t", "storage": storage.root, "workers": 1, "launched_at": "now", "crash_retries": 0}
     with pytest.raises(DiskError, match=r"^no space left on /x$") as told:
         run_trial({"job": job})
     causes, one = [], told.value.__cause__

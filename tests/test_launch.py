@@ -27,7 +27,7 @@ from studies import tiny
 from study.grid import expand
 from study.lease import lease
 from study.load import load_study
-from study.progress import write_progress
+from study.progress import Progress, write_progress
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -261,7 +261,7 @@ def test_status_tells_running_from_interrupted_trials(tmp_path: Path) -> None:
         return found.stdout
 
     with lease(storage, "tiny"):
-        write_progress(storage, pretrain, 0.4, datetime.now(UTC).isoformat(), saved=0.3)
+        write_progress(storage, pretrain, Progress(0.4, time.time(), datetime.now(UTC).isoformat(), saved=0.3))
         stale = {"share": 0.9, "updated_at": time.time() - 3600, "launch": datetime.now(UTC).isoformat()}
         storage.write_bytes(json.dumps(stale).encode(), "checkpoints", supervised, "progress.json")
         said = status()

@@ -328,3 +328,23 @@ def test_driver_on_another_machine_that_died_is_replaced_when_its_lease_ends(sto
     with lease(storage, "second", said.append, stale_seconds=2):
         assert "x.json" not in claims(storage) and len(claims(storage)) == 1
     assert len(said) == 1
+
+
+ANEW = """
+import os, sys
+from reports.storage import Storage
+from study.lease import lease
+with lease(Storage(sys.argv[1]), "first", print):
+    print("held", flush=True)
+    if "ANEW" not in os.environ:
+        os.environ["ANEW"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+"""
+
+
+def test_program_that_begins_anew_in_the_same_process_has_left_its_claim(storage: Storage) -> None:
+    """Its pid and its start are those of the one before, which is gone."""
+    command = [sys.executable, "-c", ANEW, storage.root]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (0, "held\nheld\n"), done.stderr
+    assert storage.list("lease") == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from object_store import ObjectStore
 from reports.storage import Storage
 from study.display import OnStep
-from study.progress import write_progress
+from study.progress import Progress, write_progress
 from study.running import Notes, following, read_progresses
 
 
@@ -28,7 +28,7 @@ def test_many_are_read_at_the_same_time_and_those_without_any_are_left_out(store
     """The first answers wait until twelve are asked for."""
     storage = Storage(store.bucket("many"))
     for number in range(20):
-        write_progress(storage, f"t{number}", number / 20)
+        write_progress(storage, f"t{number}", Progress(number / 20, time.time()))
     asked, together = itertools.count(1), threading.Event()
 
     def gather(method: str, path: str) -> None:
@@ -45,7 +45,7 @@ def test_many_are_read_at_the_same_time_and_those_without_any_are_left_out(store
 
 def test_what_was_read_last_counts_while_the_storage_does_not_answer(store: ObjectStore) -> None:
     storage, ids, refused = Storage(store.bucket("kept")), ["a"], threading.Event()
-    write_progress(storage, "a", 0.25)
+    write_progress(storage, "a", Progress(0.25, time.time()))
     with following(storage, lambda: ids, seconds=0.01) as follower:
         for _ in until():
             if follower.known:
@@ -59,7 +59,7 @@ def test_what_was_read_last_counts_while_the_storage_does_not_answer(store: Obje
         assert refused.wait(20)
         assert follower.known["a"].share == 0.25
         store.fault = None
-        write_progress(storage, "a", 0.75)
+        write_progress(storage, "a", Progress(0.75, time.time()))
         for _ in until():
             if follower.known["a"].share == 0.75:
                 break
@@ -85,13 +85,13 @@ def test_a_function_slower_than_its_interval_is_not_called_in_every_step() -> No
 
 def test_notes_of_workers_are_said_once(tmp_path: Path) -> None:
     storage, said = Storage(str(tmp_path)), list[str]()
-    write_progress(storage, "a", 0.25)
+    write_progress(storage, "a", Progress(0.25, time.time()))
     with following(storage, lambda: ["a", "b"], seconds=0.01) as follower:
         notes = Notes(said.append, follower)
-        write_progress(storage, "b", 0.5, note="b begins anew, for its checkpoint cannot be used")
+        write_progress(storage, "b", Progress(0.5, time.time(), note="b begins anew, since it has to"))
         for _ in until():
             notes.look()
             if said and follower.known.get("a"):
                 break
         notes.look()
-    assert said == ["b begins anew, for its checkpoint cannot be used"]
+    assert said == ["b begins anew, since it has to"]

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.timeout(240)
 
 GANG = '''
-import json, os, sys, threading, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
 
 from study.cluster import SETTINGS_OF_RAY
@@ -44,6 +44,8 @@ def worker(job):
 
     folder = Path(job["folder"])
     rank = torch.distributed.get_rank()
+    Path(folder, f"{rank}.pid").write_text(str(os.getpid()))
+    torch.distributed.barrier()
     if rank == 0:
         Path(folder, f"began-{time.time()}").touch()
     torch.distributed.barrier()
@@ -69,6 +71,9 @@ def elsewhere(case, folder):
                 time.sleep(0.1)
             Path(folder, "fail").touch()
             return
+        if case == "killed":
+            os.kill(int(Path(folder, "1.pid").read_text()), signal.SIGKILL)
+            continue
         [mine, *_] = storage.read_json("checkpoints", "gang", "nodes.json")
         if case == "drains":
             interruption.drain(mine, time.time() + 200)
@@ -100,7 +105,7 @@ def constraints():
 def train(case, folder):
     try:
         per_worker, job = {"CPU": 1.0, "trainer": 1.0}, {"folder": str(folder)}
-        gang.train_together(worker, job, 2, per_worker, storage, "gang", preemption_retries=1)
+        gang.train_together(worker, job, 2, per_worker, storage, "gang", preemption_retries=1, crash_retries=1)
     except Exception as error:
         causes = {type(one).__name__ for one in getattr(error, "worker_failures", {}).values()}
         attempts = len(list(folder.glob("began-*")))
@@ -137,6 +142,7 @@ observe("waits")
 gang.WAIT_SECONDS = 100.0
 idle = cluster.add_node(num_cpus=2)
 observe("fails")
+observe("killed")
 observe("drains")
 node = cluster.add_node(num_cpus=2, resources={"trainer": 1})
 nodes[node.node_id] = node
@@ -183,6 +189,13 @@ def test_failure_on_a_node_that_is_to_be_taken_away_is_tried_again_elsewhere(see
     """Once: the second time it is on nodes that stay."""
     error, causes, attempts, _, left = seen["drains"]
     assert (error, causes, attempts, left) == ("WorkerGroupError", ["ArithmeticError"], 2, [])
+
+
+def test_gang_of_which_a_worker_is_killed_begins_again_as_often_as_the_study_says(seen: dict[str, Any]) -> None:
+    """And it is not told what its other worker met by that."""
+    error, _, attempts, message, left = seen["killed"]
+    assert (error, attempts, left) == ("ProcessDiedError", 2, [])
+    assert message == "its process ended without a word (killed 2 times); launch again to continue it"
 
 
 def test_gang_that_loses_nodes_begins_again_as_often_as_the_study_says(seen: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import trials
 from reports.storage import Storage
 from reports.stored import read_failures
 from study.failures import NoNodesError, failed_for_good, note_error
-from study.interruption import TRIES, SpotNotice, ended_before
+from study.interruption import TRIES, SpotNotice, deaths_before
 from trainables.checkpoint import load_state
 from trainables.context import Context
 from trainables.stages import run_stage
@@ -173,37 +173,41 @@ def test_notice_makes_one_checkpoint_at_once(shards: str, tmp_path: Path) -> Non
 
 def test_trial_that_failed_in_this_launch_is_not_tried_again_in_it(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    assert not ended_before(storage, "t", LAUNCH)
+    assert deaths_before(storage, "t", LAUNCH, crash_retries=2) == 0
     note_error(storage, "t", RuntimeError("no"), LAUNCH)
-    assert ended_before(storage, "t", LAUNCH)
+    assert deaths_before(storage, "t", LAUNCH, crash_retries=2) is None
     later = "2025-12-31T23:59:59+00:00"  # by the clock of another head, which is slow
-    assert later < LAUNCH and not ended_before(storage, "t", later), "a later launch tries it"
+    assert later < LAUNCH and deaths_before(storage, "t", later, crash_retries=2) == 0, "a later launch tries it"
 
 
 def test_trial_without_nodes_ends_its_launch_and_later_ones_try_it_again(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     note_error(storage, "failed", ArithmeticError("the loss is not finite"))
     note_error(storage, "waited", NoNodesError("there was no room"), LAUNCH)
-    assert ended_before(storage, "waited", LAUNCH)
+    assert deaths_before(storage, "waited", LAUNCH, crash_retries=2) is None
     assert set(failed_for_good(storage, ["failed", "waited"])) == {"failed"}
 
 
 RETRIED = """
 import sys, ray
 from reports.storage import Storage
-from study.interruption import ended_before, this_node
-from study.progress import write_progress
+from study.interruption import deaths_before, this_node
+from study.progress import Progress, write_progress
 storage, launch = Storage(sys.argv[1]), sys.argv[2]
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-for id, node, of in (("alone", this_node(), launch), ("earlier", this_node(), "2025"), ("lost", "f" * 56, launch)):
-    write_progress(storage, id, 0.5, of, node)
-    print(id, ended_before(storage, id, launch))
+here, lost = this_node(), "f" * 56
+cases = {"once": (here, launch, 0), "often": (here, launch, 1), "earlier": (here, "2025", 1), "lost": (lost, launch, 1)}
+for id, (node, of, deaths) in cases.items():
+    write_progress(storage, id, Progress(0.5, 0.0, of, node, deaths=deaths))
+    print(id, deaths_before(storage, id, launch, crash_retries=1))
 """
 
 
-def test_process_that_died_alone_is_not_tried_again_and_one_that_died_with_its_node_is(tmp_path: Path) -> None:
+def test_process_that_died_alone_is_tried_again_as_often_as_is_said_and_one_that_died_with_its_node_always(
+    tmp_path: Path,
+) -> None:
     command = [sys.executable, "-c", RETRIED, str(tmp_path), LAUNCH]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines() == ["alone True", "earlier False", "lost False"], done.stderr
+    assert done.stdout.splitlines() == ["once 1", "often None", "earlier 0", "lost 1"], done.stderr
     [failure], _ = read_failures(Storage(str(tmp_path)))
-    assert failure.id == "alone" and failure.error_type == "ProcessDied"
+    assert failure.id == "often" and failure.error_type == "ProcessDied" and "(killed 2 times)" in failure.message
