@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -24,8 +24,9 @@ SCHEMA = pa.schema(
 )
 
 
-Natural = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Natural = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
+Rank = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Positive = Annotated[int, Strict(), Field(ge=1, lt=2**63)]
 
 
 class Checksums(BaseModel):
@@ -55,7 +56,7 @@ class ShardFile(BaseModel):
     bytes: Positive
     sha256: str
     first_position: Natural
-    first_label_rank: Annotated[float, Field(ge=0, lt=1)] | None  # of the first row; None: unlabelled, or a test row
+    first_label_rank: Rank | None  # of the first row; None when it is unlabelled or a test row
     labels_sha256: str | None = None  # None in shards from before it was noted: their labels are not compared
     checksums: Checksums | None = None  # None in shards from before they were noted: bytes that rot go unseen
 
@@ -86,7 +87,7 @@ class Manifest(BaseModel):
     max_height: Positive
     min_width: Positive
     max_width: Positive
-    mean_pixels: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+    mean_pixels: Annotated[float, Strict(), Field(gt=0, le=1e12, allow_inf_nan=False)]
     row_group_rows: Positive
     files: tuple[ShardFile, ...]
     source: str
@@ -102,8 +103,14 @@ class Manifest(BaseModel):
                 if file.first_position != position or not file.name.startswith(split):
                     raise ValueError(f"{file.name} begins at row {file.first_position:,}; expected {position:,}")
                 position += file.rows
+                groups = -(-file.rows // self.row_group_rows)
+                if file.checksums and not len(file.checksums.images) == len(file.checksums.others) == groups:
+                    raise ValueError(f"{file.name} has {groups:,} row groups; expected a checksum of each")
             if position != self.split_images(split):
                 raise ValueError(f"its {split} files have {position:,} rows; expected {self.split_images(split):,}")
+        ranks = [1.0 if file.first_label_rank is None else file.first_label_rank for file in self.split_files("train")]
+        if ranks != sorted(ranks) or (ranks[0] == 0) != (self.labelled_images > 0):
+            raise ValueError("the label ranks of its training files do not ascend from 0")
         if sum(self.class_counts) != self.labelled_images or self.labelled_images > self.train_images:
             raise ValueError("the classes' counts do not add up to the labelled images")
         if not len(self.classes) == len(self.class_counts) == len(self.test_class_counts):

@@ -106,7 +106,7 @@ def noise(rows: int, image_size: int, classes: int) -> Batch:
 
 def _assignment(spec: TrialSpec, rows: int, parent: str | None) -> NoiseAssignment:
     size = spec.data.image_size
-    manifest = Manifest(
+    manifest = Manifest.model_construct(  # of images that are nowhere, which no file could say
         format_version=1,
         classes=tuple(map(str, range(spec.data.classes))),
         label_seed=spec.data.label_seed,

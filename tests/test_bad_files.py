@@ -148,6 +148,35 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     assert "has the key 'id' twice" in READERS["records/t.json"](storage)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("files", 0, "name"), "../../x.parquet"),
+        (("files", 0, "rows"), 97),
+        (("files", 0, "first_label_rank"), None),
+        (("files", 0, "first_label_rank"), "0.5"),
+        (("files", 1, "first_position"), 90),
+        (("row_group_rows",), 0),
+        (("test_images",), 0),
+        (("labelled_images",), 139),
+        (("mean_pixels",), 1e308),
+        (("classes",), ["one"]),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    shards: str, tmp_path: Path, path: tuple[str | int, ...], value: object
+) -> None:
+    plain = json.loads(Path(shards, "manifest.json").read_bytes())
+    del plain["sha256"]  # as in older ones
+    target = plain
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(plain))
+    with pytest.raises(ValueError, match=r"manifest\.json at .* is damaged, or not a manifest of this version: "):
+        read_manifest(str(tmp_path))
+
+
 def test_keys_of_another_version_in_progress_are_passed_over(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     storage.write_bytes(b'{"share": 0.5, "updated_at": 1e9, "speed": [1]}', "checkpoints", "t", "progress.json")
