@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from studies import tiny
 from study.progress import read_progress
 
 pytestmark = pytest.mark.timeout(240)
+
+STARTED: list[subprocess.Popen[str]] = []
 
 STEPS = 1500  # of 200 images in batches of 100
 
@@ -40,7 +43,7 @@ def study_file(folder: Path, shards: str) -> Path:
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     """A command in a process group of its own, as a shell starts it for a terminal."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "study", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,6 +51,18 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored here
     )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def end_what_a_failed_test_has_started() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    STARTED.clear()
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
