@@ -22,17 +22,14 @@ from study.drift import drift
 from study.ending import ending
 from study.environment import missing_package
 from study.evidence import StoredEvidence
-from study.failures import TRIED_AGAIN, failed_for_good
 from study.images import find_images
 from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
-from study.plan import Plan, PlannedTrial, make_plan
+from study.plan import Plan, make_plan
 from study.presence import check_presence, is_present
-from study.schedule import Schedule
 
 if TYPE_CHECKING:
     from reports.results import Results
-    from study.launch import Launched, Wishes
 
 
 def main(arguments: list[str]) -> int:
@@ -108,7 +105,7 @@ def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False, 
 
 
 def launch(options: argparse.Namespace) -> int:
-    """Run what is missing; the last line is the path of the report."""
+    """Run what is missing; the last lines are the answer and the path of the report."""
     study = load_study(options.study, options.set)
     if options.seeds is not None:
         study = with_seeds(study, options.seeds)
@@ -122,6 +119,8 @@ def launch(options: argparse.Namespace) -> int:
     import rich.console
 
     from study.display import Display
+    from study.dry_run import print_dry_run
+    from study.end_of_launch import print_answer, say_what_is_missing
     from study.launch import Wishes
     from study.launch import launch as run
 
@@ -130,55 +129,25 @@ def launch(options: argparse.Namespace) -> int:
     if options.dry_run:
         if not is_present(storage):
             complain(f"there is no storage at {storage.root} yet: everything would be run")
-        return _dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
+        return print_dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
     launched = run(study, storage, options.address, Display(rich.console.Console()), wishes)
     if launched.plan.finished or launched.failures:
         from reports.build import read_results, write_report
         from study.reporting import study_info
 
-        print(f"report: {write_report(storage, read_results(storage, study_info(launched.plan)))[0]}")
+        results = read_results(storage, study_info(launched.plan))
+        written = write_report(storage, results)[0]
+        print_answer(results)
+        print(f"report: {written}")
     if launched.complete:
         return 0
-    _say_what_is_missing(launched)
+    say_what_is_missing(launched)
     return 1
 
 
 def _warn(study: Study) -> None:
     for warning in warnings_of(study):
         complain(f"warning: {warning}")
-
-
-def _say_what_is_missing(launched: Launched) -> None:
-    for id, failure in launched.failures.items():
-        complain(f"failed: {id}: {failure.error_type}: {failure.message}")
-    for id in launched.skipped:
-        if id in launched.plan.trials:
-            complain(f"skipped: {id}: what it builds on has no result")
-    for choice in launched.plan.open_choices:
-        complain(f"not decided: {choice.id}: {len(choice.options)} candidates, not all with a result")
-    missing, planned = len(launched.wanted - launched.plan.finished), len(launched.plan.trials)
-    guilty = any(failure.error_type not in TRIED_AGAIN for failure in launched.failures.values())
-    again = "mend what failed, then launch with --retry-failed" if guilty else "launch again to go on"
-    complain(f"{missing} of {planned} trials have no record; {again}")
-
-
-def _dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
-    """Print the trials that a launch would run, in the order in which it would start them."""
-    from study.launch import check_only, wanted_trials
-
-    check_only(plan, wishes)
-    wanted = wanted_trials(plan, wishes)
-    failed = {} if wishes.retry_failed else failed_for_good(storage, plan.missing())
-    schedule = Schedule(plan.part(wanted), lambda id: "done", sys.maxsize, given_up=failed)
-    while isinstance(trial := schedule.next(), PlannedTrial):
-        print(f"{trial.id}  {trial.train_flops:.2e} FLOPs")
-        schedule.ended(trial.id)
-    for id, failure in failed.items():
-        if id in wanted:
-            print(f"left alone: {id} failed before ({failure.error_type}); --retry-failed tries it again")
-    for choice in plan.open_choices:
-        print(f"to be decided: {choice.id}, which adds trials when its candidates have results")
-    return 0
 
 
 def _check_for_cluster(study: Study, options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from reports.storage import Storage
 from reports.stored import read_failures
 from study.bad_files import tell_bad_files
 from study.claim import living_driver
+from study.end_of_launch import print_where_report_is
 from study.plan import Plan
 from study.running import read_progresses
 from trainables.spec import STAGES
@@ -18,7 +19,7 @@ STATES = ("done", "running", "interrupted", "waiting", "failed")
 
 
 def print_status(plan: Plan, storage: Storage) -> int:
-    """Print the states of a plan's trials; 0 if all are finished.
+    """Print the states of a plan's trials; 0 if all are finished, with where their report is.
 
     A trial runs if it says so and the launch lives that runs it.
     """
@@ -50,7 +51,10 @@ def print_status(plan: Plan, storage: Storage) -> int:
         print(printable(f"failed: {id}: {failure.error_type}: {failure.message}"))
     for choice in plan.open_choices:
         print(f"to be decided: {choice.id}")
-    return 0 if plan.complete else 1
+    if not plan.complete:
+        return 1
+    print_where_report_is(storage, plan.study.name)
+    return 0
 
 
 def _state(

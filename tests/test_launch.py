@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +76,24 @@ def test_every_trial_has_a_record_and_the_last_line_is_the_report(finished: tupl
         assert 0 <= record.metrics["top1"] <= record.metrics["top5"] <= 1
     report = printed.splitlines()[-1].removeprefix("report: ")
     assert "<html" in Path(report).read_text(encoding="utf-8")
+
+
+def test_launch_ends_with_the_answer_of_its_report(finished: tuple[Path, Path, str]) -> None:
+    _, _, printed = finished
+    report = printed.splitlines()[-1]
+    page = Path(report.removeprefix("report: ")).read_text(encoding="utf-8")
+    (answer,) = re.findall(r'<div class="answer"><h2>Answer</h2>(.*?)</div>', page)
+    sentences = [html.unescape(one).replace("\u00a0", " ") for one in re.findall("<p>(.*?)</p>", answer)]
+    assert len(sentences) >= 2 and "r10w0.0625" in sentences[0]
+    assert printed.endswith("".join(["\nAnswer:\n", *(f"  {one}\n" for one in sentences), "\n", f"{report}\n"]))
+
+
+def test_what_is_finished_is_said_with_where_its_report_is(finished: tuple[Path, Path, str]) -> None:
+    file, storage, printed = finished
+    report = printed.splitlines()[-1]
+    dry = run("launch", file, "--storage", storage, "--dry-run").stdout
+    assert dry.splitlines() == ["nothing to run: all 5 trials are finished", report]
+    assert run("status", file, "--storage", storage).stdout.splitlines()[-1] == report
 
 
 def test_launching_again_runs_no_trial(finished: tuple[Path, Path, str]) -> None:

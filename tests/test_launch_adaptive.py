@@ -122,8 +122,8 @@ def test_launching_again_runs_nothing(launched: tuple[Path, Storage]) -> None:
     files = [path for folder in ("records", "search") for path in (Path(storage.root) / folder).iterdir()]
     before = {path: path.stat().st_mtime_ns for path in files}
     printed = run("launch", file, "--storage", storage.root).stdout
-    assert printed.startswith("report: ") and {path: path.stat().st_mtime_ns for path in files} == before
-    assert run("launch", file, "--storage", storage.root, "--dry-run").stdout == ""
+    assert printed.startswith("\nAnswer:\n") and {path: path.stat().st_mtime_ns for path in files} == before
+    assert run("launch", file, "--storage", storage.root, "--dry-run").stdout.startswith("nothing to run: all ")
     assert run("status", file, "--storage", storage.root).returncode == 0
 
 

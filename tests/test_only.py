@@ -168,7 +168,10 @@ def test_dry_run_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_dry_run_with_more_seeds_runs_the_new_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = study_file(tmp_path)
     finish_all(file, *tiny()["stages"])
-    assert dry_run(capsys, file, "--seeds", "1") == []
+    nothing = dry_run(capsys, file, "--seeds", "1")
+    assert nothing[0] == "nothing to run: all 5 trials are finished" and "python -m study report" in nothing[1]
+    nothing = dry_run(capsys, file, "--seeds", "2", "--only", "seed=0 stage=linear")
+    assert nothing[0] == "nothing to run: all 2 trials of this part are finished"
     lines = dry_run(capsys, file, "--seeds", "3")
     assert len(lines) == 10
     assert {word for line in lines for word in line.split()[0].split("-") if word in ("s0", "s1", "s2")} == {"s1", "s2"}
