@@ -83,6 +83,15 @@ def test_norms_of_large_tensors_are_right_to_the_last_bit(size: int) -> None:
     assert norms([*torch.from_numpy(numbers)]).numpy().tolist() == exact.tolist()
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-43, 1e-40, 1e-30])
+def test_a_tiny_gradient_never_makes_weights_infinite(size: float) -> None:
+    weight = nn.Parameter(torch.ones(3, 3))
+    weight.grad = torch.full((3, 3), size)
+    LARS([{"params": [weight], "weight_decay": 0.0}], lr=1.0).step()
+    change = (1 - weight.detach()).abs().max().item()
+    assert change <= 0.001 * (1 + 1e-2), "no update is larger than the trust coefficient's share of the weights"
+
+
 def test_norms_of_tiny_numbers_are_right() -> None:
     numbers = torch.full((600_000,), 1e-24)
     assert norms([numbers]).item() == pytest.approx(1e-24 * 600_000**0.5, rel=1e-6)

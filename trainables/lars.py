@@ -59,8 +59,9 @@ class LARS(torch.optim.Optimizer):
     """LARS with the learning rate inside the momentum; `lr` is set in every parameter group before each step.
 
     Per tensor w with gradient g: g <- g + weight_decay * w; v <- momentum * v + lr * trust * g; w <- w - v, where trust
-    is 0.001 * |w| / |g| in groups with `adapt`, and 1 elsewhere or where either norm is 0. (Official code, "classic"
-    form.) Groups come from `parameter_groups`; parameters without a gradient stay as they are.
+    is 0.001 * |w| / |g| in groups with `adapt`, and 1 elsewhere, where either norm is 0, or where it overflows.
+    (Official code, "classic" form.) Groups come from `parameter_groups`; parameters without a gradient stay as they
+    are.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float = 0.9) -> None:
@@ -95,7 +96,9 @@ class LARS(torch.optim.Optimizer):
         if group["adapt"]:
             weight_norms, gradient_norms = norms(parameters), norms(decayed)
             trust = TRUST_COEFFICIENT * weight_norms / gradient_norms
-            trust = torch.where((weight_norms > 0) & (gradient_norms > 0), trust, 1.0)
+            # Where a gradient is so tiny that the ratio overflows, it counts as 0, as every one below 1e-23 does in the
+            # official code, whose squares are float32.
+            trust = torch.where((weight_norms > 0) & (gradient_norms > 0) & trust.isfinite(), trust, 1.0)
             torch._foreach_mul_(decayed, (group["lr"] * trust).unbind())
         else:
             torch._foreach_mul_(decayed, group["lr"])
