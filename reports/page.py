@@ -14,6 +14,7 @@ from reports.drawing import Drawn, figures_of
 from reports.figures.style import DARK, LIGHT
 from reports.markup import escape, in_paper, paragraph, script_json, section
 from reports.results import Group, Results
+from reports.running import PLACE, with_running
 from reports.selections import chosen_section
 
 ASSETS = Path(__file__).parent / "assets"
@@ -27,13 +28,18 @@ RELOAD_SECONDS = 30
 
 
 def build_page(results: Results) -> str:
-    """The whole report: answer, claims, figures, fits, tables beside the paper's, next experiment, trials, gaps,
-    provenance and cost.
+    """The whole report: what runs now, answer, claims, figures, fits, tables beside the paper's, next experiment,
+    trials, gaps, provenance and cost.
 
     Records that may not stand in one table (other protocol or data) get their own answer and figures. Without any
     record the page says what would fill it. The page is a pure function of its argument and loads nothing; while
     the study is unfinished it loads itself again every `RELOAD_SECONDS`, until its reader says no.
     """
+    return with_running(build_template(results), results.running)
+
+
+def build_template(results: Results) -> str:
+    """The page without what runs now, which takes nearly all of its time; `running.with_running` adds that."""
     parts = [part for group in results.groups for part in _group_sections(group)]
     gaps = sections.failures_and_gaps(results)
     tail = [
@@ -54,7 +60,7 @@ def build_page(results: Results) -> str:
     named = [*parts, *tail]
     nav = "".join(f'<a href="#{escape(name)}">{escape(title.partition(" (")[0])}</a>' for name, title, _ in named)
     body = "".join(section(name, title, content) for name, title, content in named)
-    return _document(results.study.name, f"{_header(results, nav)}{_filters()}{body}")
+    return _document(results.study.name, f"{_header(results, nav)}{PLACE}{_filters()}{body}")
 
 
 def _group_sections(group: Group) -> list[tuple[str, str, str]]:

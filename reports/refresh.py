@@ -11,22 +11,25 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 from reports.build import read_results, write_report
 from reports.next_experiment import ReportedTrial
 from reports.results import StudyInfo
+from reports.running import read_running
 from reports.storage import Storage
 
 PARENT_SECONDS = 1.0
 
 
 def main(task: str) -> None:
-    """`task` is {"storage": root, "study": a `StudyInfo` as plain JSON}."""
+    """`task` is {"storage": root, "study": a `StudyInfo` as plain JSON, "since": when the launch began}."""
     plain = json.loads(task)
     study = plain["study"]
     planned = {id: ReportedTrial(**trial) for id, trial in study["planned"].items()}
     storage = Storage(plain["storage"])
-    write_report(storage, read_results(storage, StudyInfo(study["name"], study["question"], planned)))
+    results = read_results(storage, StudyInfo(study["name"], study["question"], planned))
+    write_report(storage, replace(results, running=read_running(storage, results.missing, plain["since"])))
 
 
 def end_with(parent: int) -> None:

@@ -14,6 +14,7 @@ from reports.fits import Fit, Refusal, fits
 from reports.next_experiment import ReportedTrial, Suggestion, next_experiments
 from reports.pareto import candidates, fronts
 from reports.prices import Money, Prices, money, read_prices, resources_used
+from reports.progress import Progress
 from reports.records import Failure, Problem, Record
 from reports.tables import group_by_data, trials
 
@@ -68,13 +69,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """What storage holds of a study; `problems` are files that were left out, `prices` what device-hours cost."""
+    """What storage holds of a study; `problems` are files that were left out, `prices` what device-hours cost,
+    `running` what trials that run now tell of themselves."""
 
     study: StudyInfo
     records: Sequence[Record]
     failures: Sequence[Failure] = ()
     problems: Sequence[Problem] = ()
     prices: Prices = field(default_factory=read_prices)
+    running: Mapping[str, Progress] = field(default_factory=dict)
 
     @cached_property
     def done(self) -> frozenset[str]:

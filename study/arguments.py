@@ -81,6 +81,10 @@ def make_parser(commands_by_name: Mapping[str, Command]) -> argparse.ArgumentPar
         add_storage_and_overrides(added)
         if name == "launch":
             _add_launch_options(added)
+        if name == "status":
+            added.add_argument(
+                "--follow", action="store_true", help="show how trials are getting on, until all is done"
+            )
         if name == "report":
             _add_report_options(added)
         if name == "plan":

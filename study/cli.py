@@ -29,6 +29,7 @@ from study.plan import Plan, make_plan
 from study.presence import check_presence, is_present
 
 if TYPE_CHECKING:
+    from reports.progress import Progress
     from reports.results import Results
 
 
@@ -187,20 +188,26 @@ def _launch_on_cluster(study: Study, options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Print the states of a study's trials; 0 if all are finished."""
-    from study.status import print_status
+    """Print the states of a study's trials, or follow those that run; 0 if all are finished."""
+    from study.status import print_status, read_status
 
     study = load_study(options.study, options.set)
     storage = Storage(options.storage)
     check_presence(storage, options.study)
-    return print_status(current_plan(study, storage), storage)
+    if options.follow:
+        import rich.console
+
+        from study.follow import follow
+
+        return follow(lambda: current_plan(study, storage), storage, rich.console.Console())
+    return print_status(read_status(current_plan(study, storage), storage), storage)
 
 
 def report(options: argparse.Namespace) -> int:
     """Write or serve the report of a study, or of the paper, and print where it is; 1 where images cannot be drawn."""
     from reports.build import PAPER, paper_results, read_results, state_of
     from reports.prices import read_prices
-    from study.reporting import serve_report, study_info, write_reports
+    from study.reporting import running_now, serve_report, study_info, write_reports
 
     if (options.study is None) != options.paper:
         raise ValueError("report needs either a STUDY.yaml or --paper, and not both")
@@ -216,13 +223,16 @@ def report(options: argparse.Namespace) -> int:
         found = paper_results() if options.paper else read_results(storage, info)
         return replace(found, prices=prices) if prices else found
 
+    def running() -> dict[str, Progress]:
+        return {} if options.paper else running_now(storage, info.planned.keys() - record_ids(storage))
+
     if options.serve:
         if options.output or options.format:
             raise ValueError("--serve shows the page and writes no file; leave out --output and --format")
-        return serve_report(lambda: state_of(storage, info), results, options.port or 0)
+        return serve_report(lambda: state_of(storage, info), results, options.port or 0, running)
     if options.port is not None:
         raise ValueError("--port is for --serve")
-    return write_reports(storage, results(), options.output, options.format)
+    return write_reports(storage, replace(results(), running=running()), options.output, options.format)
 
 
 def explain(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import rich.table
 from ray import tune
 
 from reports.message import printable
-from study.progress import Progress
+from reports.progress import Progress
 from study.schedule import Schedule, State
 from trainables.spec import STAGES
 

@@ -136,7 +136,9 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     started_at, started = datetime.now(UTC), time.monotonic()
     storage = Storage(job.storage, OUTAGE_SECONDS)
     context = context_of(job, storage)
-    telling = Telling(Storage(job.storage), job.id, job.launched_at, this_node(), job.deaths, memory)
+    telling = Telling(
+        Storage(job.storage), job.id, job.launched_at, this_node(), job.deaths, memory, context.course.rows
+    )
     if context.rank == 0:
         context.saved_step = round(telling.saved_before() * job.steps)
         context.report = lambda share: telling.tell(share, context.saved_step / job.steps)

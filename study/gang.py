@@ -18,6 +18,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from datasets.typed_files import BadFileError
+from reports.progress import known_progress
 from reports.storage import Storage
 from study.capacity import DRIVER_BYTES, HEAD
 from study.cluster import session_folder
@@ -25,7 +26,7 @@ from study.failures import NoNodesError, ProcessDiedError
 from study.interruption import any_node_lost, lost_nodes, nodes_of_all_ranks, this_node, times
 from study.killed import reason
 from study.meeting import torch_config
-from study.progress import clear_progress, known_progress
+from study.progress import clear_progress
 
 logger = logging.getLogger(__name__)
 _NODES = TypeAdapter(set[str])

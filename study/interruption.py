@@ -26,11 +26,11 @@ from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 
 from datasets.typed_files import BadFileError
+from reports.progress import read_progress
 from reports.storage import Storage
 from study.cluster import ray_nodes
 from study.failures import failed_in, note_death
 from study.killed import reason
-from study.progress import read_progress
 
 NOTICE_SECONDS = 5.0
 """Every worker looks for a notice this often; AWS gives it two minutes ahead and asks to look every five seconds."""

@@ -12,8 +12,8 @@ import ray
 from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
 
+from reports.progress import Progress
 from study.cluster import session_folder
-from study.progress import Progress
 
 FATAL = {
     "Segmentation fault": signal.SIGSEGV,

@@ -1,4 +1,4 @@
-"""How far a running trial is, as its worker writes it beside the checkpoints and everyone else reads it."""
+"""How a running trial tells how far it is, beside its checkpoints; everyone else reads it there."""
 
 from __future__ import annotations
 
@@ -6,71 +6,24 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Annotated
-
-from pydantic import Field, TypeAdapter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from datasets.disk import DiskError
+from reports.progress import Progress, known_progress
+from reports.quantities import LARGEST
 from reports.storage import Storage
 
 PROGRESS_SECONDS = 5.0
 """A running trial says how far it is this often, in `progress.json` beside its checkpoints."""
 
-FRESH_SECONDS = 120.0
-"""A trial that has not written for so long is taken to be interrupted, not running: longer than an evaluation takes."""
+History = Sequence[Mapping[str, float]]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Share of the steps done, in [0, 1], when that was (seconds since the epoch), in which launch, on which node.
-
-    `saved` is the share of the steps in the latest checkpoint; `ended`: the worker made it because its launch ends.
-    `note` is what its user should know ("": nothing).
-    `deaths` is how often its process was killed in this launch. `memory_used` of `memory_total` bytes (0: unknown) were
-    in use on its machine then.
-    """
-
-    share: Annotated[float, Field(ge=0, le=1)]
-    updated_at: Annotated[float, Field(ge=0, le=1e11)]
-    launch: str = ""
-    node: str = ""
-    saved: Annotated[float, Field(ge=0, le=1)] = 0.0
-    ended: bool = False
-    note: str = ""
-    deaths: Annotated[int, Field(ge=0)] = 0
-    memory_used: Annotated[int, Field(ge=0, le=2**60)] = 0
-    memory_total: Annotated[int, Field(ge=0, le=2**60)] = 0
-
-    def is_of(self, since: str) -> bool:
-        """Whether a trial runs in a launch that began at `since` (the later of two times in ISO format is greater)."""
-        return not self.ended and self.launch >= since and time.time() - self.updated_at < FRESH_SECONDS
-
-
-_PROGRESS = TypeAdapter(Progress)  # it checks types, and passes over what another version of the code adds
-
-
 def write_progress(storage: Storage, id: str, progress: Progress) -> None:
     storage.write_bytes(json.dumps(asdict(progress)).encode(), "checkpoints", id, "progress.json")
-
-
-def read_progress(storage: Storage, id: str) -> Progress | None:
-    """A trial's progress; None before its start and after its end. Raises BadFileError where it cannot be one."""
-    try:
-        return storage.read_typed(_PROGRESS, "checkpoints", id, "progress.json")
-    except FileNotFoundError:
-        return None
-
-
-def known_progress(storage: Storage, id: str) -> Progress | None:
-    """A trial's progress; None also where it cannot be read, for those who can do without."""
-    try:
-        return read_progress(storage, id)
-    except (OSError, ValueError):
-        return None
 
 
 def clear_progress(storage: Storage, id: str) -> None:
@@ -78,7 +31,7 @@ def clear_progress(storage: Storage, id: str) -> None:
 
 
 class Telling:
-    """Says how far a trial is: at once, and then at most every `PROGRESS_SECONDS`.
+    """Says how far a trial is, with its `history` so far: at once, and then at most every `PROGRESS_SECONDS`.
 
     It only informs: where that cannot be written, training goes on, and it is tried again. But a disk that is full or
     read-only ends the training, whose checkpoints it would not take either.
@@ -92,9 +45,10 @@ class Telling:
         node: str,
         deaths: int = 0,
         memory: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        history: Callable[[], History] = tuple,
     ) -> None:
         self._storage, self._id, self._launch, self._node = storage, id, launch, node
-        self._deaths, self._memory = deaths, memory
+        self._deaths, self._memory, self._history = deaths, memory, history
         self._told, self._written_at = False, -math.inf
         self._note = ""
 
@@ -116,7 +70,10 @@ class Telling:
 
     def write(self, share: float, saved: float, *, ended: bool = False) -> None:
         now, memory = time.time(), self._memory()
-        progress = Progress(share, now, self._launch, self._node, saved, ended, self._note, self._deaths, *memory)
+        progress = Progress(
+            *(share, now, self._launch, self._node, saved, ended, self._note, self._deaths, *memory),
+            history=tuple(map(_finite, self._history())),
+        )
         try:
             write_progress(self._storage, self._id, progress)
         except DiskError:
@@ -126,3 +83,8 @@ class Telling:
                 logger.warning("the progress of %s cannot be written, which is tried again: %s", self._id, error)
             self._told = True
         self._written_at = time.monotonic()  # after the write: one that waits for an outage is not made in every step
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float]:
+    """A row without the numbers that JSON does not have."""
+    return {name: value for name, value in row.items() if abs(value) <= LARGEST}

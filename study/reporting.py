@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
@@ -18,15 +18,19 @@ from reports.build import FORMATS, parse_formats, write_file, write_report
 from reports.export import ImageError
 from reports.message import complain
 from reports.next_experiment import ReportedTrial
-from reports.page import build_page
+from reports.page import build_template
+from reports.progress import Progress
 from reports.results import Results, StudyInfo
+from reports.running import read_running, with_running
 from reports.settings import variant_of
 from reports.storage import Storage
+from study.claim import living_driver
 from study.plan import Plan, PlannedTrial
 from study.private_ray import without_tokens
 from study.upload import ROOT
 
 REFRESH_SECONDS = 30.0
+RUNNING_SECONDS = 120.0  # where no trial has ended, and only those that run have come further
 RECORDS_A_SECOND = 20  # each report reads all records again: on average no more, so that big studies refresh rarely
 NICENESS = 10  # trainings come first
 
@@ -59,24 +63,28 @@ def study_info(plan: Plan) -> StudyInfo:
 class Refresher:
     """Rewrites a study's report in a process of its own, of low priority: a launch neither waits for it nor fails."""
 
-    def __init__(self, plan: Plan, storage: Storage, task: IO[bytes]) -> None:
-        """`task` is an empty file; a pipe would block until the other process has started to read."""
-        self.plan, self.storage, self.task = plan, storage, task
+    def __init__(self, plan: Plan, storage: Storage, task: IO[bytes], since: str = "") -> None:
+        """`task` is an empty file; a pipe would block until the other process has started to read. `since`: when the
+        launch began."""
+        self.plan, self.storage, self.task, self.since = plan, storage, task, since
         self.process: subprocess.Popen[bytes] | None = None
         self.shown = len(plan.finished)
-        self.not_before = 0.0
+        self.not_before = self.not_alike_before = 0.0
 
-    def refresh(self, ended: int, trials: dict[str, PlannedTrial]) -> None:
-        """Start a new report of the trials planned by now, unless none has ended since the last one, or that one was
-        just begun or is not written yet."""
-        unchanged, too_early = ended == self.shown, time.monotonic() < self.not_before
+    def refresh(self, ended: int, trials: dict[str, PlannedTrial], *, running: bool = False) -> None:
+        """Start a new report of the trials planned by now, unless the last one was just begun or is not written yet,
+        or none has ended since. If any is `running`, there is a new one from time to time nevertheless."""
+        now = time.monotonic()
+        too_early = now < self.not_before
+        unchanged = ended == self.shown and (not running or now < self.not_alike_before)
         if unchanged or too_early or (self.process is not None and self.process.poll() is None):
             return
         try:
             info = study_info(replace(self.plan, trials=trials))
+            task = {"storage": self.storage.root, "study": asdict(info), "since": self.since}
             self.task.seek(0)
             self.task.truncate()
-            self.task.write(json.dumps({"storage": self.storage.root, "study": asdict(info)}).encode())
+            self.task.write(json.dumps(task).encode())
             self.task.flush()
             self.task.seek(0)
             self.process = subprocess.Popen(
@@ -92,6 +100,7 @@ class Refresher:
         except OSError:  # no memory for a process, say: the report is written at the end in any case
             return
         self.shown, self.not_before = ended, time.monotonic() + ended / RECORDS_A_SECOND
+        self.not_alike_before = time.monotonic() + max(RUNNING_SECONDS, 2 * ended / RECORDS_A_SECOND)
 
     def stop(self) -> None:
         """End a report that is being written, so that the last one is not overwritten by an older one."""
@@ -106,9 +115,9 @@ class Refresher:
 
 
 @contextmanager
-def refreshing(plan: Plan, storage: Storage) -> Iterator[Refresher]:
+def refreshing(plan: Plan, storage: Storage, since: str = "") -> Iterator[Refresher]:
     with tempfile.TemporaryFile() as task:
-        refresher = Refresher(plan, storage, task)
+        refresher = Refresher(plan, storage, task, since)
         try:
             yield refresher
         finally:
@@ -137,11 +146,34 @@ def write_reports(storage: Storage, results: Results, output: str | None, format
     return 0
 
 
-def serve_report(state: Callable[[], Hashable], results: Callable[[], Results], port: int) -> int:
-    """Serve a report on the loopback address until Ctrl-C, its page built again when `state` has changed."""
+def running_now(storage: Storage, unfinished: Iterable[str]) -> dict[str, Progress]:
+    """What trials tell that run in a launch that lives."""
+    driver = living_driver(storage)
+    return {} if driver is None else read_running(storage, unfinished, driver.since)
+
+
+def serve_report(
+    state: Callable[[], Hashable],
+    results: Callable[[], Results],
+    port: int,
+    running: Callable[[], Mapping[str, Progress]] = dict,
+) -> int:
+    """Serve a report on the loopback address until Ctrl-C, its page built again when `state` has changed; what is
+    `running` is put into it anew."""
     from reports.serve import LivePage, Server
 
-    server = Server(LivePage(state, lambda: build_page(results())), port)
+    templates: dict[Hashable, str] = {}
+
+    def build() -> str:
+        if (found := state()) not in templates:
+            templates.clear()
+            templates[found] = build_template(results())
+        return with_running(templates[found], running())
+
+    def told() -> Hashable:
+        return state(), tuple((id, one.updated_at) for id, one in running().items())
+
+    server = Server(LivePage(told, build), port)
     print(f"serving {server.url} until Ctrl-C", flush=True)
     server.serve()
     sys.stdout.flush()

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from datasets.typed_files import BadFileError
-from reports.records import Problem
+from reports.progress import Progress, read_progresses
 from reports.storage import Storage
-from reports.stored import THREADS
-from study.progress import Progress, read_progress
 
 READ_SECONDS = 5.0
 """Running trials are looked at so often, as they write how far they are."""
 
 logger = logging.getLogger(__name__)
-
-
-def read_progresses(storage: Storage, ids: Iterable[str]) -> tuple[dict[str, Progress], list[Problem]]:
-    """The progress of those of the trials that have any, many read at a time; and the files that cannot be one."""
-
-    def read(id: str) -> Progress | Problem | None:
-        try:
-            return read_progress(storage, id)
-        except BadFileError as error:
-            return Problem(error.path, error.reason)
-
-    ids = list(ids)
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(ids, pool.map(read, ids), strict=True))
-    known = {id: one for id, one in found.items() if isinstance(one, Progress)}
-    return known, [one for one in found.values() if isinstance(one, Problem)]
 
 
 class Follower:

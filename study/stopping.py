@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from reports.progress import Progress
 from study.ending import ending
-from study.progress import Progress
 from study.running import Follower
 
 SAVING_SECONDS = 7.0

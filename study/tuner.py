@@ -65,13 +65,16 @@ def run_schedule(run: Run, display: Display) -> None:
         tempfile.TemporaryDirectory(prefix="tune-", dir=run.scratch) as scratch,
         following(Storage(storage.root), lambda: running(schedule)) as follower,
         display.following(schedule, lambda: follower.known) as callback,
-        refreshing(run.growth.plan, storage) as report,
+        refreshing(run.growth.plan, storage, launch) as report,
     ):
 
         def note_training(budget: Budget) -> None:
             known, living = follower.known, {node["NodeID"] for node in ray_nodes(alive=True)}
             training = {id for id, one in known.items() if one.launch == launch and one.node in living}
             budget.note_training(lambda id: id in training)
+
+        def refresh() -> None:
+            report.refresh(ended(schedule), schedule.trials, running=bool(running(schedule)))
 
         callbacks: list[tune.Callback] = [
             Watch(storage, display.say),
@@ -83,7 +86,7 @@ def run_schedule(run: Run, display: Display) -> None:
         callbacks += [
             OnStep(stopping.look, LOOK_SECONDS),
             callback,
-            OnStep(lambda: report.refresh(ended(schedule), schedule.trials), REFRESH_SECONDS),
+            OnStep(refresh, REFRESH_SECONDS),
         ]
         with ending.gently():
             _tuner(run, callbacks, stopping.look, scratch).fit()

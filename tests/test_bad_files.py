@@ -15,6 +15,7 @@ import yaml
 import synthetic
 from datasets.manifest import read_manifest
 from datasets.typed_files import BadFileError
+from reports.progress import read_progress, read_progresses
 from reports.storage import Storage
 from reports.stored import read_failures, read_records, write_record
 from studies import tiny
@@ -24,8 +25,6 @@ from study.gang import _nodes_told
 from study.grid import expand
 from study.load import load_study, parse_study
 from study.plan import ExpectedImages, make_plan
-from study.progress import read_progress
-from study.running import read_progresses
 from study.search import JOURNAL, Searches
 from study.throughput import read_calibrations
 

@@ -19,9 +19,9 @@ import torch
 import yaml
 from PIL import Image
 
+from reports.progress import read_progress
 from reports.storage import Storage
 from studies import tiny
-from study.progress import read_progress
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -106,6 +106,10 @@ def test_interrupted_launch_saves_what_runs_and_goes_on_from_there(shards: str, 
     storage = Storage(str(folder))
     launch = start("launch", file, "--storage", folder)
     until(lambda: trained(storage, 0.01), launch)
+    for id in storage.list("checkpoints"):
+        known = read_progress(storage, id)
+        assert known is not None
+        assert known.history[-1].keys() >= {"loss", "learning_rate", "probe_loss", "images_per_second", "data_wait"}
     os.killpg(launch.pid, signal.SIGINT)
     code, errors, seconds = end(launch)
     first = saved_steps(folder)

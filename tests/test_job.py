@@ -14,6 +14,7 @@ from datasets.manifest import read_manifest
 from datasets.schema import MANIFEST_NAME
 from datasets.splits import subset_hash
 from digit_shards import CLASSES, SIZE, TRAIN, digits, forget_checksums, relabel, write
+from reports.progress import read_progress
 from reports.records import Record
 from reports.storage import Storage
 from reports.stored import read_record, record_ids, write_record
@@ -23,7 +24,6 @@ from study.execute import Job, context_of, run_trial, run_worker
 from study.failures import note_error
 from study.images import ShardedImages
 from study.plan import make_plan
-from study.progress import read_progress
 from trainables import loop
 from trainables.protocol import ProtocolError
 from trainables.spec import Stage

@@ -15,11 +15,12 @@ import psutil
 import pytest
 import yaml
 
+from reports.progress import Progress, read_progress
 from reports.storage import Storage
 from reports.stored import read_failures, read_records
 from studies import tiny
 from study.killed import memory, reason
-from study.progress import Progress, Telling, read_progress
+from study.progress import Telling
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -90,7 +91,7 @@ import ctypes, os, sys
 import ray
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 from study.killed import noting_signals, reason
-from study.progress import Progress
+from reports.progress import Progress
 for number in map(int, sys.argv[1:]):
     child = os.fork()
     if child == 0:

@@ -23,13 +23,14 @@ import yaml
 from PIL import Image
 
 from datasets.manifest import manifest_text, parse_manifest
+from reports.progress import Progress
 from reports.storage import Storage
 from reports.stored import read_records
 from studies import tiny
 from study.grid import expand
 from study.lease import lease
 from study.load import load_study
-from study.progress import Progress, write_progress
+from study.progress import write_progress
 
 pytestmark = pytest.mark.timeout(240)
 

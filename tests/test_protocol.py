@@ -21,7 +21,8 @@ from trainables.collapse import CollapsedError
 from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.features import encode_split
-from trainables.loop import Progress, train
+from trainables.history import Progress
+from trainables.loop import train
 from trainables.protocol import ProtocolError, RowCount, unchanged
 from trainables.spec import STAGES, PretrainAugmentation, Stage
 from trainables.stage import Assignment

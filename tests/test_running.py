@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from object_store import ObjectStore
+from reports.progress import Progress, read_progresses
 from reports.storage import Storage
 from study.display import OnStep
-from study.progress import Progress, write_progress
-from study.running import Notes, following, read_progresses
+from study.progress import write_progress
+from study.running import Notes, following
 
 
 def until() -> Iterator[None]:

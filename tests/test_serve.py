@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 
 import synthetic
+from reports.progress import Progress
 from reports.serve import LivePage, Server
 from reports.storage import Storage
 from reports.stored import write_record
 from studies import tiny_study
 from study.plan import ExpectedImages, make_plan
+from study.progress import write_progress
 from study.reporting import Refresher, refreshing
 
 
@@ -198,13 +200,16 @@ def wait(refresher: Refresher) -> None:
     assert refresher.process.wait(60) == 0
 
 
-def test_launch_refreshes_the_report_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_launch_refreshes_the_report_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.reporting.RUNNING_SECONDS", 0.0)
     study = tiny_study()
     plan = make_plan(study, ExpectedImages.of(study))
     storage = Storage(str(tmp_path / "it's here"))
     report = tmp_path / "it's here" / "reports" / "tiny.html"
     ids = list(plan.trials)
-    with refreshing(plan, storage) as refresher:
+    write_progress(storage, ids[-2], Progress(0.25, time.time(), "2026-01-02"))
+    write_progress(storage, ids[-1], Progress(0.25, time.time(), "2026-01-01"))
+    with refreshing(plan, storage, since="2026-01-02") as refresher:
         refresher.refresh(0, plan.trials)
         assert refresher.process is None  # nothing has ended
         write_record(storage, synthetic.record(ids[0], "pretrain", "r10w0.0625"))
@@ -214,8 +219,12 @@ def test_launch_refreshes_the_report_in_a_process_of_its_own(tmp_path: Path) -> 
         assert refresher.process is first  # one at a time
         wait(refresher)
         page = report.read_text(encoding="utf-8")
+        assert "1 trial running" in page and f"<td>{ids[-2]}</td>" in page
         assert f"1 of {len(ids)} planned trials finished" in page and 'id="reload"' in page and ids[-1] in page
-        refresher.refresh(2, plan.trials)
+        refresher.refresh(1, plan.trials)
+        assert refresher.process is first  # nothing is new
+        time.sleep(0.2)
+        refresher.refresh(1, plan.trials, running=True)
         last = refresher.process
         assert last is not None and last is not first
     assert last.poll() is not None  # a launch that ends leaves nothing behind

@@ -13,6 +13,7 @@ from torch import nn
 
 from datasets.checksums import DamagedError
 from trainables.checkpoint import BackgroundWriter, State, delete_states, load_state, save_state
+from trainables.course import Course
 from trainables.resnet import Encoder
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class Context:
     other ranks wait for it until they are ended.
 
     `node_type` names what this session is paid by, in the price table's words ("": nothing tells); checkpoints note it
-    with the session's seconds. `model_sha256` is that of the model's file once it is written, on rank 0.
+    with the session's seconds. `model_sha256` is that of the model's file once it is written, on rank 0. `course` tells
+    how the training goes.
     """
 
     folder: str
@@ -92,6 +94,7 @@ class Context:
     node_type: str = ""
     model_sha256: str | None = None
     saved_step: int = 0
+    course: Course = field(default_factory=Course)
     _noticed: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
     _writer: BackgroundWriter = field(default_factory=BackgroundWriter)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from datasets.batches import Batch
 from trainables.checkpoint import State
 from trainables.collectives import all_gather
 from trainables.context import Context, InterruptedTrainingError
+from trainables.history import HISTORY_ROWS, HistoryRow, Progress, accumulate, close_row, row_so_far
 from trainables.lars import LARS, parameter_groups
 from trainables.micro_batches import backward_in_parts, cached_outputs, outputs_of
 from trainables.schedule import learning_rate_at, total_steps
@@ -26,13 +27,8 @@ from trainables.spec import Optimization
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Type of parameters and inputs; bfloat16 is autocast over float32 parameters."""
 
-HISTORY_ROWS = 100
-"""A history has at most about this many rows, evenly spaced."""
-
 
 logger = logging.getLogger(__name__)
-
-HistoryRow = dict[str, float]
 
 
 class BatchStream(Protocol):
@@ -71,30 +67,6 @@ class Task:
     watch: Callable[[Outputs, list[HistoryRow]], None] | None = None
 
 
-@dataclass
-class Progress:
-    """Where a training is, and what it has seen; part of the checkpoint."""
-
-    step: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    resumed_seconds: float = 0.0  # training time of earlier sessions
-    sessions: int = 0
-    node_type: str = ""  # of the session that wrote the checkpoint
-    layout: tuple[int, int] = (0, 0)  # workers of that session, and CPU threads of each
-    earlier_layouts: list[tuple[int, int]] = field(default_factory=list)  # of sessions with others, in order
-    earlier: dict[str, float] = field(default_factory=dict)  # `resumed_seconds` by node type
-    judged_step: int = 0  # at which the training was last found worth going on with
-    history: list[HistoryRow] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    summed_steps: int = 0
-
-    def seconds_on(self, wall_seconds: float) -> dict[str, float]:
-        """The wall seconds of all sessions by node type."""
-        this_session = wall_seconds - self.resumed_seconds
-        return self.earlier | {self.node_type: self.earlier.get(self.node_type, 0.0) + this_session}
-
-
 class NonFiniteLossError(RuntimeError):
     """The loss became infinite or NaN; raised before the optimizer step that would have spread it."""
 
@@ -119,6 +91,7 @@ def train(task: Task, context: Context) -> Progress:
     module = _parallel(task.module, context)
     started = time.monotonic() - progress.seconds
     module.train()
+    context.course.begin(progress.history, progress.images, lambda: row_so_far(progress, task.rows, optimization))
 
     def save() -> None:
         progress.seconds = time.monotonic() - started
@@ -127,16 +100,18 @@ def train(task: Task, context: Context) -> Progress:
     with closing(_batches(task.stream, progress.step, last)) as batches:  # type: ignore[type-var]
         try:
             _judge(task, context, progress, last, started)
-            for batch in batches:
+            for batch in context.course.fetched(batches):
                 rate = learning_rate_at(progress.step, rows=task.rows, optimization=optimization)
                 metrics, outputs = _update(module, optimizer, task, batch, rate, context, progress.step)
                 progress.step += 1
                 progress.images += optimization.global_batch_size
-                _accumulate(progress, metrics)
+                accumulate(progress, metrics)
+                context.course.stepped(progress.images)
                 if progress.step % every == 0 or progress.step == last:
-                    progress.history.append(_history_row(progress, task, rate, context))
+                    progress.history.append(close_row(progress, task.rows, optimization, context))
                     if task.watch is not None:
                         task.watch(outputs, progress.history)
+                    context.course.add(progress.history[-1])
                 context.attend(progress.step / last)
                 _judge(task, context, progress, last, started)
                 if context.checkpoint_due() or (progress.step == last and context.rank == 0):
@@ -220,31 +195,6 @@ def _update(
     optimizer.step()
     values = {"loss": value, **dict(zip(metrics, measured, strict=True))}
     return values, tuple(output.detach() for output in outputs)
-
-
-def _accumulate(progress: Progress, metrics: dict[str, float]) -> None:
-    for name, value in metrics.items():
-        progress.sums[name] = progress.sums.get(name, 0.0) + value
-    progress.summed_steps += 1
-
-
-def _history_row(progress: Progress, task: Task, rate: float, context: Context) -> HistoryRow:
-    """Close the running means into a row of the history, averaged over ranks."""
-    names = sorted(progress.sums)
-    means = torch.tensor([progress.sums[name] / progress.summed_steps for name in names], dtype=torch.float64)
-    if context.world_size > 1:
-        means = means.to(context.device)
-        torch.distributed.all_reduce(means)
-        means /= context.world_size
-    row = {
-        "step": float(progress.step),
-        "epoch": progress.step * task.optimization.global_batch_size / task.rows,
-        "learning_rate": rate,
-        **dict(zip(names, means.tolist(), strict=True)),
-    }
-    progress.sums = {}
-    progress.summed_steps = 0
-    return row
 
 
 def _parallel(module: nn.Module, context: Context) -> nn.Module:

@@ -16,8 +16,9 @@ from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.features import encode_split, gather_features
 from trainables.heads import LinearClassifier, ProjectionHead
+from trainables.history import HistoryRow
 from trainables.knn import BANK_ROWS, knn_counts
-from trainables.loop import DTYPES, HistoryRow, Outputs, Task, autocast, train
+from trainables.loop import DTYPES, Outputs, Task, autocast, train
 from trainables.losses import classification_loss, nt_xent
 from trainables.memory import ContrastiveMemory
 from trainables.norm import set_moving_variance

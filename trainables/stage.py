@@ -14,7 +14,8 @@ from datasets.splits import held_out_rows, labelled_rows
 from datasets.stream import TrainStream, eval_batches
 from trainables.architecture import Architecture
 from trainables.context import Context
-from trainables.loop import DTYPES, Progress
+from trainables.history import Progress
+from trainables.loop import DTYPES
 from trainables.spec import Augmentation, DevSplit, Optimization, Resize, Settings
 from trainables.views import eval_view, random_views
 

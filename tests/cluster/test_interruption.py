@@ -192,7 +192,8 @@ RETRIED = """
 import sys, ray
 from reports.storage import Storage
 from study.interruption import deaths_before, this_node
-from study.progress import Progress, write_progress
+from reports.progress import Progress
+from study.progress import write_progress
 storage, launch = Storage(sys.argv[1]), sys.argv[2]
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 here, lost = this_node(), "f" * 56

@@ -17,6 +17,7 @@ from fuzz.inputs import Attack, run_all, run_command
 from planted import study as planted_study
 from reports.plain_yaml import read_yaml_file
 from reports.prices import DEFAULT, read_prices
+from reports.progress import read_progress
 from reports.records import Failure, Record
 from reports.storage import Storage
 from reports.stored import read_failures, read_records, write_record
@@ -26,7 +27,6 @@ from study.claim import read_claim
 from study.images import find_images
 from study.load import parse_study
 from study.plan import make_plan
-from study.progress import read_progress
 from study.throughput import Calibration, Measurement, Throughput, read_calibrations
 
 ID = "a-trial"
