@@ -100,7 +100,7 @@ def test_history_is_written_beside_the_share_at_most_every_few_seconds(
     clock, storage = Clock(), Storage(str(tmp_path))
     monkeypatch.setattr("study.progress.time.monotonic", clock)
     rows = [{"step": 1.0, "loss": 2.5, "effective_rank": float("nan"), "probe_loss": float("inf")}]
-    telling = Telling(storage, "t", "2026", "node", lambda: rows)
+    telling = Telling(storage, "t", "2026", "node", history=lambda: rows)
     written = []
     for step in range(12):
         clock.now = float(step)
@@ -116,7 +116,7 @@ def test_history_that_cannot_be_written_stops_no_training() -> None:
         def write_bytes(self, content: bytes, *parts: str) -> None:
             raise OSError("no answer")
 
-    telling = Telling(Silent("/tmp/nothing"), "t", "2026", "node", lambda: [{"loss": 1.0}])
+    telling = Telling(Silent("/tmp/nothing"), "t", "2026", "node", history=lambda: [{"loss": 1.0}])
     telling.tell(0.5, 0.0)
     telling.write(1.0, 0.0, ended=True)
 
