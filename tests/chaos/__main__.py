@@ -69,19 +69,21 @@ def _end_of(log: Path) -> str:
     return " / ".join(log.read_text(errors="replace").splitlines()[-3:])
 
 
-def prepare(folder: Path, kinds: list[str]) -> tuple[Findings, float]:
+def prepare(folder: Path, kinds: list[str], jobs: int) -> tuple[Findings, float]:
     """Run the undisturbed studies that the kinds are compared with; also, how slow this machine is."""
-    found = Findings()
+    total = Findings()
     variants: list[Variant] = sorted({KINDS[kind].variant for kind in kinds} | {"plain"})
-    for variant in variants:
-        spec = {"kind": "undisturbed", "variant": variant, "folder": str(folder / f"undisturbed-{variant}")}
-        found.add(run_round(spec))
-        if found.broken:
-            sys.exit("\n".join([f"the undisturbed study {variant} did not do what is promised:", *found.broken]))
+    places = {variant: str(folder / f"undisturbed-{variant}") for variant in variants}
+    specs = [{"kind": "undisturbed", "variant": variant, "folder": place} for variant, place in places.items()]
+    with ThreadPoolExecutor(jobs) as pool:
+        for found in pool.map(run_round, specs):
+            total.add(found)
+    if total.broken:
+        sys.exit("\n".join(["an undisturbed study did not do what is promised:", *total.broken]))
     times = json.loads((folder / "undisturbed-plain/times.json").read_text())
     slowness = max(1.0, times["seconds_to_training"] / QUIET_SECONDS)
     print(f"promised times are multiplied by {slowness:.1f}, as this machine is busy or slow", flush=True)
-    return found, slowness
+    return total, slowness
 
 
 def attack(options: argparse.Namespace) -> Findings:
@@ -89,7 +91,7 @@ def attack(options: argparse.Namespace) -> Findings:
     deadline = time.monotonic() + options.seconds
     kinds = options.kinds.split(",")
     shutil.rmtree(options.folder, ignore_errors=True)
-    total, slowness = prepare(options.folder, kinds)
+    total, slowness = prepare(options.folder, kinds, options.jobs)
 
     def one(drawn: tuple[str, int]) -> Findings:
         kind, seed = drawn
