@@ -28,6 +28,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--jobs", type=int, default=1, help="rounds at once (1)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build/chaos", help="everything lies there (build/chaos)")
+    parser.add_argument(
+        "--keep", action="store_true", help="compare with the undisturbed studies of the run before, of the same code"
+    )
     options = parser.parse_args(arguments)
     unknown = set(options.kinds.split(",")) - KINDS.keys()
     if unknown:
@@ -76,7 +79,9 @@ def prepare(folder: Path, kinds: list[str], jobs: int) -> tuple[Findings, float]
     places = {variant: str(folder / f"undisturbed-{variant}") for variant in variants}
     specs = [{"kind": "undisturbed", "variant": variant, "folder": place} for variant, place in places.items()]
     with ThreadPoolExecutor(jobs) as pool:
-        for found in pool.map(run_round, specs):
+        for found in pool.map(
+            run_round, [spec for spec in specs if not (Path(spec["folder"]) / "times.json").exists()]
+        ):
             total.add(found)
     if total.broken:
         sys.exit("\n".join(["an undisturbed study did not do what is promised:", *total.broken]))
@@ -90,7 +95,9 @@ def attack(options: argparse.Namespace) -> Findings:
     """Run the rounds, some at once, and print what each found."""
     deadline = time.monotonic() + options.seconds
     kinds = options.kinds.split(",")
-    shutil.rmtree(options.folder, ignore_errors=True)
+    for before in options.folder.glob("*"):
+        if before.is_dir() and not (options.keep and (before / "times.json").exists()):
+            shutil.rmtree(before)
     total, slowness = prepare(options.folder, kinds, options.jobs)
 
     def one(drawn: tuple[str, int]) -> Findings:
