@@ -39,7 +39,9 @@ def interrupt(place: Place, rng: random.Random, findings: Findings) -> None:
         findings.measure("from Ctrl-C or SIGTERM to the end of a launch", seconds)
         in_time = seconds < INTERRUPTED_SECONDS * place.slowness + BUSY_SECONDS
         findings.check("interrupted", in_time, f"{launch.name.name}: {number.name} took {seconds:.1f} s")
-        if launch.end(findings, {128 + number, 0}):
+        unbegun = set() if place.has_begun(launch.began_at) else {-signal.SIGTERM}  # it still reads its program
+        code = launch.end(findings, {128 + number, 0} | unbegun)
+        if code is not None and code > 0:
             findings.check("interrupted", "interrupted" in said, f"{launch.name.name} does not say so")
         check_kept(place, kept, findings)
     check_status(place, findings)

@@ -178,7 +178,7 @@ class Launch:
         """No process and no socket of an ended launch is left after a while; what is left is then killed."""
         began = time.monotonic()
         deadline = began + REMAIN_SECONDS * self.place.slowness
-        while others() and time.monotonic() < deadline:
+        while (others() or listening()) and time.monotonic() < deadline:
             time.sleep(0.1)
         left = [told(process) for process in others()] + listening()
         if findings.check("remains", not left, f"{self.name.name}: {len(left)} left: {'; '.join(left[:4])}"):
