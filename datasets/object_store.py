@@ -27,7 +27,7 @@ seconds: longer than stores are away in most of their outages, and shorter than 
 PAUSE_SECONDS = 5.0
 """The pause before it asks again."""
 
-REFUSED_SECONDS = 20.0
+REFUSED_SECONDS = 10.0
 """A refusal that lasts so long is no slip of the store's, such as while it spreads new rights: it ends a launch."""
 
 GONE = "NO_SUCH_BUCKET"

@@ -115,7 +115,7 @@ def train_together(
                 asked_at = time.monotonic()
     finally:
         try:
-            storage.delete(*note)
+            Storage(storage.root).delete(*note)
         except OSError as error:  # a small file that stays; how the trial ended is what counts
             logger.warning("%s could not be deleted: %s", "/".join(note), error)
 

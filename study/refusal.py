@@ -24,14 +24,15 @@ REMEDY_FOR_TEMPORARY = "free some, or set TMPDIR to a folder on another disk, th
 
 @contextmanager
 def refusals_told(storage: Storage) -> Iterator[None]:
-    """A block of which every error that is a storage's or disk's refusal is raised as UnusableError."""
+    """A block of which every error that is a storage's or disk's refusal is raised as UnusableError; but a ValueError
+    says already what is wrong with the storage that was named."""
     try:
         yield
     except Exception as error:
         refusal = unusable(error, storage)
         if refusal is None and not isinstance(error, ValueError):
             refusal = full_disk(storage)
-        if refusal is None:
+        if refusal is None or (isinstance(error, ValueError) and not isinstance(refusal, DiskError)):
             raise
         raise refusal from error
 

@@ -172,9 +172,12 @@ def test_training_goes_on_while_a_checkpoint_is_written(store: ObjectStore, shar
     assert store.keys("background") == {"runs/checkpoints/t/model.pt"}
 
 
-def test_last_checkpoint_that_cannot_be_written_fails_the_training(store: ObjectStore, shards: str) -> None:
+def test_last_checkpoint_that_cannot_be_written_fails_the_training(
+    store: ObjectStore, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.object_store.REFUSED_SECONDS", 0.0)
     store.fault = lambda method, path: "403" if method == "PUT" and path.endswith("latest.pt") else None
-    context = Context(f"{store.bucket('forbidden')}/checkpoints/t", checkpoint_seconds=0)
+    context = Context(f"{store.bucket('forbidden')}/checkpoints/t", checkpoint_seconds=1000)
     with pytest.raises(OSError, match="ACCESS_DENIED"):
         run_stage("pretrain", trials.assignment(shards, trials.settings("pretrain")), context)
     assert store.keys("forbidden") == {"runs/checkpoints/t/model.pt"}
@@ -202,10 +205,11 @@ def test_storage_that_cannot_be_used_is_found_out_before_training(store: ObjectS
     reader = store.user("reader", "s3:Get*", "s3:List*")
     nobody = store.user("nobody", "ec2:DescribeInstances")
     with policies_enforced():
-        for user, verb in ((reader, "write to"), (nobody, "read")):
+        for user, verb, right in ((reader, "write to", "s3:PutObject"), (nobody, "read", "s3:ListBucket")):
             refused = run("launch", file, "--storage", storage, check=False, **user)
             assert refused.returncode == 2 and "Traceback" not in refused.stderr
-            assert f"cannot {verb} the storage {storage}: these credentials lack a right" in refused.stderr
+            said = f"cannot {verb} the storage {storage}: these credentials lack the right {right} on the bucket"
+            assert said in refused.stderr
     assert store.keys("guarded") == set()
 
 
@@ -237,7 +241,7 @@ def test_whole_study_on_an_object_store(store: ObjectStore, tmp_path: Path) -> N
     assert any(key.endswith("manifest.json") for key in kept)
 
     status = run("status", file, "--storage", storage)
-    assert status.stdout.splitlines()[1].split() == ["pretrain", "1", "0", "0", "0"]
+    assert status.stdout.splitlines()[1].split() == ["pretrain", "1", "0", "0", "0", "0"]
     store.requests.clear()
     run("launch", file, "--storage", storage)
     put = {path for method, path in store.requests if method == "PUT"}

@@ -27,7 +27,7 @@ from trainables.checkpoint import load_state, save_state
 from trainables.context import Context
 from trainables.stages import run_stage
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_training_goes_on_without_a_checkpoint_in_its_midst(
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "study", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
 
 
 def study_file(folder: Path, shards: str, *stages: str, **changes: Any) -> Path:
