@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +16,17 @@ from ray import tune
 
 from reports.message import printable
 from reports.progress import Progress
+from study.plan import PlannedTrial
 from study.schedule import Schedule, State
+from study.time_left import clock, time_left
 from trainables.spec import STAGES
 
 STATES: tuple[State, ...] = ("done", "running", "waiting", "pruned", "failed", "skipped")
 UNFINISHED: tuple[State, ...] = ("running", "waiting")
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 10.0
+LEFT_SECONDS = 5.0  # as often as running trials say how far they are
+UNKNOWN = "time left unknown yet"
 
 
 class Display:
@@ -34,12 +39,18 @@ class Display:
         self.console.print(printable(line), highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @contextmanager
-    def following(self, schedule: Schedule, known: Callable[[], Mapping[str, Progress]]) -> Iterator[tune.Callback]:
+    def following(
+        self,
+        schedule: Schedule,
+        known: Callable[[], Mapping[str, Progress]],
+        predicted: Callable[[PlannedTrial], float],
+    ) -> Iterator[tune.Callback]:
         """Show progress until the end of the block; yields the callback by which Tune says that time has passed.
 
-        `known` tells at once how far running trials were when they were last looked at.
+        `known` tells at once how far running trials were when they were last looked at, `predicted` the wall seconds of
+        a trial by what earlier launches tell (NaN: nothing).
         """
-        watch = _Watch(schedule, known)
+        watch = _Watch(schedule, known, predicted)
         if not self.console.is_terminal:
             yield OnStep(lambda: self.say(watch.line()), PLAIN_SECONDS)
             self.say(watch.line())
@@ -66,20 +77,25 @@ class OnStep(tune.Callback):
 
 
 class _Watch:
-    """Counts states and guesses the time left from the FLOPs done since the launch."""
+    """Counts states, and tells the time left of what is planned by now."""
 
-    def __init__(self, schedule: Schedule, known: Callable[[], Mapping[str, Progress]]) -> None:
-        self.schedule, self.known = schedule, known
-        self.started = time.monotonic()
-        self.before = {id for id, state in schedule.states.items() if state == "done"}
+    def __init__(
+        self,
+        schedule: Schedule,
+        known: Callable[[], Mapping[str, Progress]],
+        predicted: Callable[[PlannedTrial], float],
+    ) -> None:
+        self.schedule, self.known, self.predicted = schedule, known, predicted
+        self.started, self.told_at, self.told = time.monotonic(), -math.inf, ""
+        self.before: dict[str, float] = {}  # shares of running trials that an earlier launch has done
 
     def line(self) -> str:
         total = Counter(self.schedule.states.values())
         states = ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
-        return f"{_clock(time.monotonic() - self.started)}  {states}  {self.time_left()}"
+        return f"{clock(time.monotonic() - self.started)}  {states}  {self.time_left()}"
 
     def table(self) -> rich.table.Table:
-        table = rich.table.Table(caption=f"{_clock(time.monotonic() - self.started)} gone, {self.time_left()}")
+        table = rich.table.Table(caption=f"{clock(time.monotonic() - self.started)} gone, {self.time_left()}")
         table.add_column("stage")
         for state in STATES:
             table.add_column(state, justify="right")
@@ -90,24 +106,19 @@ class _Watch:
         return table
 
     def time_left(self) -> str:
-        """From the rate of FLOPs since the launch, for what is planned by now; unknown until a few percent are done."""
-        shares, states = self._shares(), self.schedule.states
-        flops = {id: self.schedule.trials[id].train_flops for id in states}
-        to_do = sum(flops[id] * (1 - shares.get(id, 0.0)) for id, state in states.items() if state in UNFINISHED)
-        done = sum(flops[id] for id, state in states.items() if state in ("done", "pruned") and id not in self.before)
-        done += sum(flops[id] * share for id, share in shares.items())
-        if to_do == 0:
-            return "nothing left"
-        if done < 0.02 * (done + to_do):
-            return "time left unknown yet"
-        return f"about {_clock((time.monotonic() - self.started) * to_do / done)} left"
+        """From what trials of this launch have taken; found anew every few seconds."""
+        if time.monotonic() - self.told_at >= LEFT_SECONDS or not self._anything_left():
+            left = time_left(self.schedule, self._shares(), self.predicted, self.before)
+            self.told, self.told_at = UNKNOWN if left is None else str(left), time.monotonic()
+        return self.told
+
+    def _anything_left(self) -> bool:
+        return any(state in UNFINISHED for state in self.schedule.states.values())
 
     def _shares(self) -> dict[str, float]:
+        """Of running trials; what the first look finds saved in a checkpoint was there before."""
         known = self.known()
-        return {id: known[id].share for id, state in self.schedule.states.items() if state == "running" and id in known}
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        running = {id: known[id] for id, state in self.schedule.states.items() if state == "running" and id in known}
+        for id, one in running.items():
+            self.before.setdefault(id, min(one.saved, one.share))
+        return {id: one.share for id, one in running.items()}

@@ -47,6 +47,9 @@ class Schedule:
         self.finished = finished
         self.seconds = seconds
         self.clock = clock
+        self.started: dict[str, float] = {}  # when each trial of this launch was started, by the clock
+        self.took: dict[str, float] = {}  # seconds from there to its end, of those that have ended and are done
+        self.first: set[str] = set()  # started before any had ended, so that their workers had to start, too
         self.ends: dict[str, float] = {}  # when each of the running trials is expected to end, NaN: unknown
         self.affordable: Callable[[], Callable[[PlannedTrial], bool]] = lambda: lambda trial: True
         self.all_refused = False  # all that is ready, since a trial ended last
@@ -115,6 +118,9 @@ class Schedule:
     def _start(self, trial: PlannedTrial) -> PlannedTrial:
         self._change(trial.id, "running")
         self.workers_in_flight += trial.workers
+        self.started[trial.id] = self.clock()
+        if not self.took:
+            self.first.add(trial.id)
         self.ends[trial.id] = self.clock() + self.seconds(trial)
         return trial
 
@@ -125,6 +131,8 @@ class Schedule:
         del self.ends[id]
         self.all_refused = False
         self._change(id, self.ending(id))
+        if self.states[id] == "done":
+            self.took[id] = self.clock() - self.started[id]
         changed: list[tuple[str, State]] = [(id, self.states[id])]
         if self.states[id] == "done":
             for child in self.children.get(id, []):

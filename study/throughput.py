@@ -113,6 +113,11 @@ class Throughput:
         """Device-seconds of a trial, all its workers' together; NaN where nothing tells."""
         return self._rate(trial)[0] * trial.train_flops
 
+    def wall_seconds_of_alike(self, trial: PlannedTrial) -> float:
+        """Seconds from start to end of a trial, told by trials of its architecture and stage alone; NaN without any."""
+        near = any((level, kind_of(trial).at(level)) in self._measured for _, level in LEVELS[:2])
+        return self.seconds(trial) / trial.workers if near else math.nan
+
     def source(self, trial: PlannedTrial) -> str:
         """What the prediction rests on, such as "12 finished trials of the same architecture"; empty where none."""
         return self._rate(trial)[1]

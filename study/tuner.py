@@ -64,7 +64,7 @@ def run_schedule(run: Run, display: Display) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="tune-", dir=run.scratch) as scratch,
         following(Storage(storage.root), lambda: running(schedule)) as follower,
-        display.following(schedule, lambda: follower.known) as callback,
+        display.following(schedule, lambda: follower.known, run.throughput.wall_seconds_of_alike) as callback,
         refreshing(run.growth.plan, storage, launch) as report,
     ):
 
