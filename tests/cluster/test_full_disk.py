@@ -134,27 +134,3 @@ def test_disk_that_is_full_from_the_start(shards: str, tmp_path: Path) -> None:
         filler.write_bytes(b"\0" * 300 * 1024)  # then there is no room for the first checkpoint
         check_ended(launch(file, folder / "runs"), f"no space left on {folder} (where ", within=None)
         check_kept(folder, {})
-
-
-def test_temporary_folder_that_is_full(shards: str, tmp_path: Path) -> None:
-    file, storage, folder = study_file(tmp_path, shards), tmp_path / "runs", Path("/tmp/full")
-    with disk(folder, "64m"):
-        process = launch(file, storage, TMPDIR=str(folder), RAY_TMPDIR=str(folder))
-        wait_for(lambda: begun(storage), process)
-        fill(folder)
-        printed = said(process)
-        print("MID", process.returncode, printed[-3000:])
-        process = launch(file, storage, TMPDIR=str(folder), RAY_TMPDIR=str(folder))
-        printed = said(process)
-        print("START", process.returncode, printed[-3000:])
-
-
-def test_shared_memory_that_is_small(shards: str, tmp_path: Path) -> None:
-    with disk(Path("/dev/shm"), "1m") as folder:
-        process = launch(study_file(tmp_path, shards), tmp_path / "runs")
-        printed = said(process)
-        print("SMALL", process.returncode, printed[-3000:])
-        fill(folder)
-        process = launch(study_file(tmp_path, shards), tmp_path / "runs2")
-        printed = said(process)
-        print("FULL", process.returncode, printed[-3000:])
