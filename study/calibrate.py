@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 
 import torch
 
+from study.beside import seconds_beside_steps
 from study.counted import check_counts
 from study.hardware import processor
+from study.images import ShardedImages
 from study.plan import Plan, PlannedTrial, forward_flops_of, train_flops
 from study.synthetic import encode, run_linear_steps, run_steps
 from study.throughput import Calibration, Kind, Measurement, kind_of
@@ -37,6 +39,9 @@ COPIES = 4
 
 RATE = 1e-6
 """Learning rate of the steps: their arithmetic is that of any other, and nothing diverges on noise."""
+
+
+UNREAD = "  reading, decoding and evaluation are left out: they are measured once the images are sharded"
 
 
 class _EnoughError(Exception):
@@ -64,11 +69,12 @@ class Clock:
         return [after - before for before, after in itertools.pairwise(later)]
 
 
-def calibrate(plan: Plan, say: Callable[[str], None]) -> Calibration:
+def calibrate(plan: Plan, say: Callable[[str], None], images: ShardedImages | None = None) -> Calibration:
     """Measure one worker of every kind of unfinished trial (or of every kind, where all have finished).
 
-    Images are noise of the study's size, the batch is that of one worker; what does not fit is cut, and said so. What
-    steps do not show is left out: reading images, exchanges between workers, evaluation.
+    In steps, images are noise of the study's size, and the batch is that of one worker; what does not fit is cut, and
+    said so. Reading, decoding and evaluation are measured on the study's `images`, once they are sharded. Exchanges
+    between workers are left out. That others compute here meanwhile is said, since their load makes times longer.
 
     Raises:
         ValueError: no GPU for workers that ask for one, networks whose operations torch counts otherwise than the plan,
@@ -80,6 +86,9 @@ def calibrate(plan: Plan, say: Callable[[str], None]) -> Calibration:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     hardware = name if device.type == "cuda" else processor()
     say(f"calibrating on {hardware}")
+    load = os.getloadavg()[0]
+    for line in (*_busy(load), *(() if images else (UNREAD,))):
+        say(line)
     kinds: dict[Kind, PlannedTrial] = {}
     for trial in (plan.missing() or plan.trials).values():
         kinds.setdefault(kind_of(trial), trial)
@@ -99,6 +108,8 @@ def calibrate(plan: Plan, say: Callable[[str], None]) -> Calibration:
                 say(f"{kind.architecture} {kind.stage}: left out: {lacking}")
                 continue
             found = measure(trial, kind, plan, context)
+            if images is not None:
+                found = found.model_copy(update={"beside": seconds_beside_steps(trial, images, context)})
             measured.append(found)
             say(_line(found, kind))
     if not measured:
@@ -109,8 +120,17 @@ def calibrate(plan: Plan, say: Callable[[str], None]) -> Calibration:
         hardware=hardware,
         measured_at=datetime.now(UTC),
         versions=versions,
+        load=load,
         measurements=tuple(measured),
     )
+
+
+def _busy(load: float) -> list[str]:
+    """What is said of others that compute here, where they and this process are more than half of the cores."""
+    cores = os.cpu_count() or 1
+    if load <= 0.5 + cores / 2:
+        return []
+    return [f"  others compute here, too: a load of {load:.1f} on {cores} cores; without them trials take less"]
 
 
 def device_here(per_worker: Mapping[str, float]) -> torch.device:
@@ -222,4 +242,5 @@ def _line(found: Measurement, kind: Kind) -> str:
     what = f"{found.architecture} {found.stage}, {found.batch:,} rows{cut}"
     rate = f"{found.flops / found.seconds / 1e9:,.3g} GFLOP/s"
     unit = "for a trial" if found.stage == "linear" else f"a step (median of {found.steps})"
-    return f"  {what}: {found.seconds:.3g} s {unit}, {rate}"
+    beside = f", and {found.beside:.3g} s a trial to read and evaluate images" if found.beside else ""
+    return f"  {what}: {found.seconds:.3g} s {unit}, {rate}{beside}"

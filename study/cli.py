@@ -22,7 +22,7 @@ from study.drift import drift
 from study.ending import ending
 from study.environment import missing_package
 from study.evidence import StoredEvidence
-from study.images import find_images
+from study.images import ShardedImages, find_images
 from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
 from study.plan import Plan, make_plan
@@ -76,7 +76,9 @@ def plan(options: argparse.Namespace) -> int:
         from study.calibrate import calibrate
 
         storage.check_writable()
-        print(f"stored in {write_calibration(storage, calibrate(whole, print))}\n")
+        images = find_images(study, storage)
+        found = calibrate(whole, print, images if isinstance(images, ShardedImages) else None)
+        print(f"stored in {write_calibration(storage, found)}\n")
     records, _ = read_records(storage)
     throughput = Throughput(records, told_calibrations(storage), hardware.device, processor())
     estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)

@@ -38,7 +38,8 @@ not."""
 class Measurement(Spec):
     """A few steps of one architecture and stage, with `batch` rows on one worker; medians.
 
-    `seconds` are those of `flops` operations, counted as a plan counts them.
+    `seconds` are those of `flops` operations, counted as a plan counts them. `beside` are those of a whole trial in
+    which it makes no steps: it reads, decodes and is evaluated (0: not measured).
     """
 
     architecture: str
@@ -49,16 +50,19 @@ class Measurement(Spec):
     steps: Count
     seconds: float = Field(ge=1e-9, le=1e9)
     flops: float = Field(ge=1, le=1e40)
+    beside: float = Field(default=0.0, ge=0, le=1e9)
 
 
 class Calibration(Spec):
-    """What was measured on one kind of hardware; `device` is its name in records, `hardware` tells it from others."""
+    """What was measured on one kind of hardware; `device` is its name in records, `hardware` tells it from others,
+    `load` is how many processes computed there when it began."""
 
     format: int = 1
     device: str
     hardware: str
     measured_at: Moment
     versions: dict[str, str]
+    load: float | None = Field(default=None, ge=0, le=1e6)
     measurements: tuple[Measurement, ...]
 
 
@@ -84,6 +88,7 @@ class _Sum:
     seconds: float = 0.0
     flops: float = 0.0
     count: int = 0
+    beside: float = 0.0
 
 
 class Throughput:
@@ -102,16 +107,22 @@ class Throughput:
         self.device = device or _commonest(timed) or (known[0].device if known else "")
         timed = [record for record in timed if record.resources and _matches(record.resources.device, self.device)]
         self.calibration = next((one for one in known if _matches(one.device, self.device)), None)
-        self._measured = _sums((_kind_of_record(record), *_cost(record)) for record in timed)
+        self._measured = _sums((_kind_of_record(record), *_cost(record), 0.0) for record in timed)
         self._calibrated = _sums(
-            (Kind(one.architecture, one.stage, one.batch, one.image_size, one.precision), one.seconds, one.flops)
+            (
+                Kind(one.architecture, one.stage, one.batch, one.image_size, one.precision),
+                one.seconds,
+                one.flops,
+                one.beside,
+            )
             for one in (self.calibration.measurements if self.calibration else ())
         )
-        self._rates: dict[Kind, tuple[float, str]] = {}
+        self._rates: dict[Kind, tuple[float, float, str]] = {}
 
     def seconds(self, trial: PlannedTrial) -> float:
         """Device-seconds of a trial, all its workers' together; NaN where nothing tells."""
-        return self._rate(trial)[0] * trial.train_flops
+        rate, beside, _ = self._rate(trial)
+        return rate * trial.train_flops + beside
 
     def wall_seconds_of_alike(self, trial: PlannedTrial) -> float:
         """Seconds from start to end of a trial, told by trials of its architecture and stage alone; NaN without any."""
@@ -120,26 +131,28 @@ class Throughput:
 
     def source(self, trial: PlannedTrial) -> str:
         """What the prediction rests on, such as "12 finished trials of the same architecture"; empty where none."""
-        return self._rate(trial)[1]
+        return self._rate(trial)[2]
 
-    def _rate(self, trial: PlannedTrial) -> tuple[float, str]:
+    def _rate(self, trial: PlannedTrial) -> tuple[float, float, str]:
         kind = kind_of(trial)
         if kind not in self._rates:
             self._rates[kind] = self._find(kind)
         return self._rates[kind]
 
-    def _find(self, kind: Kind) -> tuple[float, str]:
+    def _find(self, kind: Kind) -> tuple[float, float, str]:
+        """Seconds an operation, seconds beside them, and what tells both."""
         for name, level in LEVELS:
             key = (level, kind.at(level))
             if key in self._measured:
                 found = self._measured[key]
                 trials = "1 finished trial" if found.count == 1 else f"{found.count:,} finished trials"
-                return found.seconds / found.flops, f"{trials} of {name}"
+                return found.seconds / found.flops, 0.0, f"{trials} of {name}"
             if key in self._calibrated:
                 assert self.calibration is not None
                 on = f"{self.calibration.hardware}, {self.calibration.measured_at:%Y-%m-%d}"
-                return self._calibrated[key].seconds / self._calibrated[key].flops, f"calibration of {name} ({on})"
-        return math.nan, ""
+                found = self._calibrated[key]
+                return found.seconds / found.flops, found.beside / found.count, f"calibration of {name} ({on})"
+        return math.nan, 0.0, ""
 
 
 def kind_of(trial: PlannedTrial) -> Kind:
@@ -187,13 +200,14 @@ def _key(one: Measurement) -> tuple[object, ...]:
     return one.architecture, one.stage, one.batch, one.image_size, one.precision
 
 
-def _sums(known: Iterable[tuple[Kind, float, float]]) -> Mapping[tuple[object, ...], _Sum]:
+def _sums(known: Iterable[tuple[Kind, float, float, float]]) -> Mapping[tuple[object, ...], _Sum]:
     sums: dict[tuple[object, ...], _Sum] = {}
-    for kind, seconds, flops in known:
+    for kind, seconds, flops, beside in known:
         for _, level in LEVELS:
             added = sums.setdefault((level, kind.at(level)), _Sum())
             added.seconds += seconds
             added.flops += flops
+            added.beside += beside
             added.count += 1
     return sums
 
@@ -215,6 +229,10 @@ def _kind_of_record(record: Record) -> Kind:
     batch = int(optimization.get("global_batch_size", 0)) // max(1, record.resources.workers)
     precision = str(optimization.get("precision", "float32"))
     return Kind(record.spec.architecture, record.spec.stage, batch, record.spec.data.image_size, precision)
+
+
+def _kind_of_measurement(one: Measurement) -> Kind:
+    return Kind(one.architecture, one.stage, one.batch, one.image_size, one.precision)
 
 
 def _commonest(records: Sequence[Record]) -> str:

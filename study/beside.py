@@ -1,0 +1,88 @@
+"""Measures what a trial does beside its steps: it reads and decodes its images, and is evaluated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from datasets.batches import Batch
+from datasets.resident import RESIDENT_BYTES, decoded_bytes
+from datasets.stream import eval_batches
+from study.images import ShardedImages
+from study.plan import PlannedTrial
+from trainables.architecture import parse_architecture
+from trainables.context import Context
+from trainables.evaluation import evaluating
+from trainables.knn import BANK_ROWS
+from trainables.linear import build
+from trainables.loop import DTYPES
+from trainables.spec import PretrainSettings
+from trainables.stage import CANVAS, Assignment
+
+MOST_IMAGES, BATCH = 256, 64
+"""So many images are read, and so many evaluated, in batches; all others take as long."""
+
+SECONDS = 3.0
+"""After so long no further batch is begun."""
+
+
+def seconds_beside_steps(trial: PlannedTrial, images: ShardedImages, context: Context) -> float:
+    """Device-seconds in which a trial reads and decodes the images that it trains on, and evaluates others.
+
+    Images of sets that fit in memory are read once, others in every epoch. On a GPU they are decoded while it trains;
+    what it waits for nevertheless is left out.
+    """
+    spec, manifest = trial.spec, images.manifest
+    assignment = Assignment(
+        architecture=parse_architecture(spec.architecture),
+        image_size=spec.data.image_size,
+        resize=spec.data.resize,
+        classes=spec.data.classes,
+        seed=spec.seed,
+        settings=spec.settings,
+        shards=images.shards,
+        manifest=manifest,
+        parent=None,
+        dev=spec.dev,
+    )
+    encoder, _ = build(assignment.architecture, assignment.image_size, assignment.classes)
+    dtype = DTYPES[spec.settings.optimization.precision]
+    context.place(encoder, dtype)
+
+    def evaluate(batch: Batch) -> None:
+        encoder(assignment.eval_view(batch, context, dtype)).cpu()
+
+    with evaluating(encoder):
+        reading = _seconds_an_image(assignment, lambda batch: None)
+        evaluating_one = _seconds_an_image(assignment, evaluate)
+    evaluated = len(assignment.evaluated[1])
+    if isinstance(spec.settings, PretrainSettings) and spec.dev is None:  # and again, beside the nearest neighbors
+        evaluated += manifest.test_images + min(BANK_ROWS, manifest.labelled_images)
+    return trial.rows * _times_read(trial, assignment, context) * reading + evaluated * evaluating_one
+
+
+def _times_read(trial: PlannedTrial, assignment: Assignment, context: Context) -> float:
+    """How often each training image is decoded while nothing else is done."""
+    if decoded_bytes(assignment.manifest, trial.rows, CANVAS * assignment.image_size) <= RESIDENT_BYTES:
+        return 1.0
+    seen = trial.steps * trial.spec.settings.optimization.global_batch_size
+    return 0.0 if context.device.type == "cuda" else seen / trial.rows
+
+
+def _seconds_an_image(assignment: Assignment, use: Callable[[Batch], None]) -> float:
+    """Seconds to read and decode an image of the shards and to use it, as if none was in memory."""
+    began, count = time.monotonic(), 0
+    batches = eval_batches(
+        assignment.shards,
+        split="train",
+        rows=min(MOST_IMAGES, assignment.manifest.train_images),
+        per_worker_batch_size=BATCH,
+        max_side=CANVAS * assignment.image_size,
+        resident_bytes=0,
+    )
+    for batch in batches:
+        use(batch)
+        count += len(batch.ids)
+        if time.monotonic() - began > SECONDS:
+            break
+    return (time.monotonic() - began) / count
