@@ -57,18 +57,34 @@ def time_left(
         id: seconds / (1 - before.get(id, 0.0)) for id, seconds in schedule.took.items() if before.get(id, 0.0) < 1
     }
     whole |= {id: gone[id] / done[id] for id in running if done[id] >= TOLD_SHARE}
-    seen = [Seen(trials[id], seconds, id in schedule.first) for id, seconds in whole.items() if seconds > 0]
+    # Of a trial that had little left to do, the start of its worker is most of the time: it tells of no other.
+    telling = {id for id in whole if before.get(id, 0.0) < 0.5} or whole.keys()
+    seen = [Seen(trials[id], whole[id], id in schedule.first) for id in whole if id in telling and whole[id] > 0]
     durations = Durations(seen, predicted)
-    low, middle, high = dict[str, float](), dict[str, float](), dict[str, float]()
+    seconds, spreads = dict[str, float](), dict[str, float]()
     for id in [*running, *waiting]:
         found = durations.of(trials[id])
         if found is None:
             return None
-        for bound, factor in ((low, math.exp(-found.spread)), (middle, 1.0), (high, math.exp(found.spread))):
-            bound[id] = found.seconds * factor
-            if id in gone:
-                bound[id] = _rest(bound[id], gone[id], done[id], before.get(id, 0.0))
-    return Left(*(laid_out(schedule, running, waiting, seconds) for seconds in (middle, low, high)))
+        seconds[id], spreads[id] = found.seconds, found.spread
+        if id in gone:
+            seconds[id] = _rest(found.seconds, gone[id], done[id], before.get(id, 0.0))
+    expected = laid_out(schedule, running, waiting, seconds)
+    factor = math.exp(_spread(trials, seconds, spreads))
+    return Left(expected, expected / factor, expected * factor)
+
+
+def _spread(trials: Mapping[str, PlannedTrial], seconds: Mapping[str, float], spreads: Mapping[str, float]) -> float:
+    """Standard deviation of the logarithm of all that is left: half way between that of times which are off together,
+    and that of times of which each stage and architecture is off by itself."""
+    work: dict[tuple[str, str], float] = {}
+    for id in seconds:
+        kind = (trials[id].spec.stage, trials[id].spec.architecture)
+        work[kind] = work.get(kind, 0.0) + seconds[id] * trials[id].workers * spreads[id]
+    whole = sum(seconds[id] * trials[id].workers for id in seconds)
+    if whole == 0:
+        return 0.0
+    return (sum(work.values()) + math.sqrt(sum(one**2 for one in work.values()))) / (2 * whole)
 
 
 def _rest(expected: float, gone: float, done: float, before: float) -> float:

@@ -158,6 +158,21 @@ def test_trial_that_goes_on_from_its_checkpoint_is_taken_for_the_rest_of_one() -
     assert left is not None and left.seconds == pytest.approx(100, rel=0.15)
 
 
+def test_last_steps_of_a_trial_that_was_interrupted_tell_of_no_other() -> None:
+    """A launch goes on with the last tenth of a trial, whose worker has to start for it; the next takes 20 s."""
+    plan = make_plan(tiny_study(grid={**GRID, "seed": [0, 1, 2]}), ExpectedImages(200, 10))
+    now = SimulatedClock()
+    ids = [id for id in plan.trials if id.startswith("pretrain")]
+    schedule = Schedule(plan.part(ids), lambda id: "done", 1, clock=now)
+    for seconds in (15.0, 20.0):
+        started = schedule.next()
+        assert isinstance(started, PlannedTrial)
+        now.now += seconds
+        schedule.ended(started.id)
+    left = time_left(schedule, {}, before={next(iter(schedule.took)): 0.9})
+    assert left is not None and left.seconds == pytest.approx(20, rel=0.1)
+
+
 def test_nothing_is_said_where_nothing_is_known() -> None:
     plan = make_plan(tiny_study(), ExpectedImages(200, 10))
     schedule = Schedule(plan, lambda id: "done", 2, clock=SimulatedClock())
