@@ -206,3 +206,11 @@ def test_combined_loss_divides_both_sums_by_all_rows(weight: float) -> None:
     assert combined_distillation_loss(student, teacher, LABELS, 2.0, weight).item() == pytest.approx(
         expected, rel=1e-12
     )
+
+
+def test_short_rows_are_scaled_to_unit_length_and_those_that_are_nearly_zero_stay_short() -> None:
+    lengths = torch.tensor([1.0, 1e-3, 2e-6, 1e-7, 0.0], dtype=torch.float64)
+    rows = F.normalize(_normal(5, 8)) * lengths[:, None]
+    found = torch.linalg.vector_norm(losses.unit_rows(rows), dim=1)
+    # Official code: divided by the root of the sum of squares, which is 1e-12 at least.
+    torch.testing.assert_close(found, lengths / lengths.clamp_min(1e-6), rtol=1e-12, atol=0)

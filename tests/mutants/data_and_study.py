@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SPLITS, STREAM = "tests/test_splits.py", "tests/test_stream.py"
-SCHEDULE, BUDGET = "tests/test_schedule.py", "tests/test_budget.py"
+SCHEDULE, BUDGET = "tests/test_graph_searcher.py tests/test_simulate.py", "tests/test_budget.py"
 
 MUTANTS = [
     # Label fractions and held-out images
@@ -120,7 +120,12 @@ MUTANTS = [
     ("study/schedule.py", "if first.workers <= free:", "if first.workers < free:", SCHEDULE),
     ("study/schedule.py", "self.workers_in_flight -= self.trials[id].workers", "self.workers_in_flight -= 1", SCHEDULE),
     ("study/schedule.py", "trial.workers <= spare or now + self.seconds(trial) <= start", "True", SCHEDULE),
-    ("study/schedule.py", "skipped += [child, *self._skip_children(child)]", "skipped += [child]", SCHEDULE),
+    (
+        "study/schedule.py",
+        "skipped += [child, *self._skip_children(child)]",
+        "skipped += [child]",
+        f"{SCHEDULE} tests/test_growth.py",
+    ),
     (
         "study/schedule.py",
         '("pruned", "failed", "skipped") for other',
@@ -165,7 +170,7 @@ MUTANTS = [
         "study/expectation.py",
         "self.device_seconds(trial) / trial.workers",
         "self.device_seconds(trial)",
-        f"{BUDGET} tests/test_schedule.py tests/test_growth.py tests/test_following.py",
+        f"{BUDGET} tests/test_simulate.py tests/test_growth.py tests/test_following.py",
     ),
     # Claims on a storage
     (
