@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import platform
-import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,14 +11,12 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from pydantic import Field, JsonValue
 from ray import tune
 
 from datasets.manifest import read_manifest
 from datasets.object_store import OUTAGE_SECONDS, UnusableError
 from datasets.schema import Manifest
 from datasets.splits import subset_hash
-from reports.records import Record
 from reports.storage import Storage
 from reports.stored import clear_failure, read_record, write_record
 from study.capacity import rented_as
@@ -29,53 +24,19 @@ from study.evidence import pruned_mark
 from study.failures import note_error
 from study.gang import train_together
 from study.interruption import deaths_before, launch_ends, this_node, watching
+from study.job import Job
 from study.killed import memory, noting_signals
 from study.progress import Telling, clear_progress
+from study.recording import record_of
 from study.refusal import unusable
 from study.trial import TrialSpec, parse_trial
-from trainables.architecture import encoder_parameters, parse_architecture
+from trainables.architecture import parse_architecture
 from trainables.context import Context, InterruptedTrainingError, PrunedError, prepare_torch
 from trainables.protocol import ProtocolError
-from trainables.spec import Spec
-from trainables.stage import Assignment, Outcome
+from trainables.stage import Assignment
 from trainables.stages import run_stage
 
 logger = logging.getLogger(__name__)
-
-
-class Job(Spec):
-    """Everything a worker needs to run one trial; crosses the process line as JSON.
-
-    `steps`, `fingerprint` (of the images) and `subset_hash` (of the labels to be read, null: none) are what was
-    planned; a worker that finds anything else fails the trial. At `rungs` points (0: none) the launch is asked whether
-    a trial is worth going on with. `selections` are the choices on which it rests, `planned_device_seconds` is what the
-    launch expects. `launched_at` names the launch, in ISO format. `deaths` is how often its process was killed in it.
-    """
-
-    id: str
-    study: str
-    trial: dict[str, JsonValue]
-    storage: str
-    shards: str
-    workers: int
-    per_worker: dict[str, float]
-    tf32: bool
-    channels_last: bool
-    min_effective_rank: float
-    checkpoint_seconds: float
-    steps: int
-    rungs: int = 0
-    selections: list[JsonValue] = Field(default=[])
-    fingerprint: str
-    subset_hash: str | None
-    train_flops: float
-    planned_device_seconds: float | None = None
-    launched_at: str
-    preemption_retries: int = 0
-    crash_retries: int = 0
-    deaths: int = 0
-    commit: str
-    dirty: bool
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -171,7 +132,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
         raise ProtocolError(f"{job.id} made {outcome.progress.step} steps where {job.steps} were planned")
     if context.rank == 0:
         wall = time.monotonic() - started + outcome.progress.resumed_seconds
-        write_record(storage, _record(job, assignment, outcome, context, started_at, wall))
+        write_record(storage, record_of(job, assignment, outcome, context, started_at, wall))
         _clean_up(storage, job.id)
 
 
@@ -238,67 +199,3 @@ def _judge(job: Job, storage: Storage) -> Callable[[int, float, float], None]:
             raise PrunedError(f"{job.id} was stopped at step {step}: others of its search are better by then")
 
     return judge
-
-
-def _record(
-    job: Job, assignment: Assignment, outcome: Outcome, context: Context, started_at: datetime, wall_seconds: float
-) -> Record:
-    manifest, fraction = assignment.manifest, outcome.label_fraction
-    if assignment.dev is not None:
-        fraction = max(fraction or 0.0, assignment.dev.label_fraction)
-    seconds_on = outcome.progress.seconds_on(wall_seconds)
-    device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
-    return Record.model_validate(
-        {
-            "format": 1,
-            "id": job.id,
-            "study": job.study,
-            "source": "run",
-            "spec": job.trial,
-            "metrics": outcome.metrics,
-            "history": outcome.progress.history,
-            "model": {
-                "encoder_parameters": encoder_parameters(assignment.architecture, assignment.image_size),
-                "parameters": outcome.parameters,
-                "sha256": context.model_sha256,
-            },
-            "cost": {
-                "wall_seconds": wall_seconds,
-                "device_seconds": wall_seconds * job.workers,
-                "images": outcome.progress.images,
-                "train_flops": job.train_flops,
-                "sessions": outcome.progress.sessions,
-                "planned_device_seconds": job.planned_device_seconds,
-            },
-            "resources": {
-                "workers": job.workers,
-                "per_worker": job.per_worker,
-                "device": device,
-                "tf32": job.tf32 if context.device.type == "cuda" else None,
-                "channels_last": job.channels_last,
-                "node_type": context.node_type or None,
-                "seconds_on": seconds_on if len(seconds_on) > 1 else None,
-                "threads": outcome.progress.layout[1],
-                "earlier_layouts": outcome.progress.earlier_layouts or None,
-            },
-            "data": {
-                "fingerprint": manifest.fingerprint,
-                "train_images": manifest.train_images,
-                "labelled_images": assignment.labelled_rows(fraction) if fraction else 0,
-                "test_images": manifest.test_images,
-                "subset_hash": subset_hash(job.shards, manifest, fraction) if fraction else None,
-            },
-            "environment": {
-                "commit": job.commit,
-                "dirty": job.dirty,
-                "versions": {
-                    name: importlib.metadata.version(name) for name in ("torch", "torchvision", "ray", "numpy")
-                },
-                "host": socket.gethostname(),
-                "python": platform.python_version(),
-            },
-            "started_at": started_at,
-            "finished_at": datetime.now(UTC),
-            "selections": job.selections,
-        }
-    )

@@ -114,10 +114,15 @@ def train_together(
                     raise ProcessDiedError(f"{why}{times(deaths)}; launch again to continue it") from error
                 asked_at = time.monotonic()
     finally:
-        try:
-            Storage(storage.root).delete(*note)
-        except OSError as error:  # a small file that stays; how the trial ended is what counts
-            logger.warning("%s could not be deleted: %s", "/".join(note), error)
+        _delete_note(storage, note)
+
+
+def _delete_note(storage: Storage, note: tuple[str, ...]) -> None:
+    """Delete the file of a trial's nodes; that it stays is no failure: how the trial ended is what counts."""
+    try:
+        Storage(storage.root).delete(*note)
+    except OSError as error:
+        logger.warning("%s could not be deleted: %s", "/".join(note), error)
 
 
 def _telling_nodes(

@@ -20,9 +20,10 @@ from reports.storage import Storage
 from reports.stored import read_record, record_ids, write_record
 from studies import tiny_study
 from study import execute
-from study.execute import Job, context_of, run_trial, run_worker
+from study.execute import context_of, run_trial, run_worker
 from study.failures import note_error
 from study.images import ShardedImages
+from study.job import Job
 from study.plan import make_plan
 from trainables import loop
 from trainables.protocol import ProtocolError
