@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -80,8 +82,17 @@ def test_outcomes_of_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert outcome(raising(RecursionError())) == {"RecursionError": 1}
     assert outcome(raising(UnicodeDecodeError("utf-8", b"", 0, 1, "no"))) == {"UnicodeDecodeError of a library": 1}
-    monkeypatch.setattr(child, "MEMORY_MB", 50)
-    assert outcome(lambda draw: str(len(bytearray(400 * 2**20)))) == {"memory": 1}
+
+
+def test_an_input_that_takes_much_memory_is_a_finding() -> None:
+    """In a process of its own: the peak of this one may be higher already."""
+    code = (
+        "import random; from fuzz import child; child.MEMORY_MB = 50; "
+        "print(child.outcome(lambda draw: str(len(bytearray(400 * 2**20))), random.Random(0))[0])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(runner.ROOT), str(runner.TESTS)])}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "Counter({'memory': 1})"
 
 
 def test_inputs_are_the_same_for_a_seed_and_differ_from_what_was_valid() -> None:
