@@ -166,10 +166,17 @@ def test_interrupted_sharding_leaves_no_halves(tmp_path: Path) -> None:
     assert list(made.iterdir()) == []
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal by now."""
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_that_has_barely_begun_ends_without_a_traceback(number: int, tmp_path: Path) -> None:
     plan = start("plan", Path("study/presets/imagenet-table1.yaml").absolute(), "--storage", tmp_path)
-    time.sleep(0.5)
+    while plan.poll() is None and not catches(plan.pid, signal.SIGTERM):
+        time.sleep(0.01)
     if plan.poll() is None:
         plan.send_signal(number)
         code, errors, _ = end(plan)
