@@ -153,7 +153,7 @@ def test_bad_input_costs_nothing(tmp_path: Path, arguments: list[str], message: 
 
 def test_failed_trial_fails_alone_and_is_named(shards: str, tmp_path: Path) -> None:
     stages = tiny()["stages"]
-    stages["supervised"]["optimization"]["learning_rate"] = 1e30
+    stages["supervised"]["optimization"] |= {"learning_rate": 1e6, "epochs": 20}
     file = study_file(tmp_path, stages=stages, data=sharded(shards))
     launched = run("launch", file, "--storage", tmp_path / "runs", check=False)
     assert launched.returncode == 1
