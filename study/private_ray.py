@@ -38,6 +38,8 @@ def private_ray() -> Iterator[Path]:
     """
     with private_folder() as folder:
         wanted = guards(_write_token(folder))
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # torch makes one loose in the temporary directory
+            wanted["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torchinductor")
         before = {name: os.environ.get(name) for name in wanted}
         _set(wanted)
         try:
