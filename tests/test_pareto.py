@@ -111,7 +111,7 @@ def test_own_price_table_states_dates_and_sources() -> None:
     [
         ("currency: EUR\ndevices: [{pattern: x}]", "devices.0.per_device_hour"),
         ("currency: EUR\nprice: 1", "price"),
-        ("[", "not even YAML"),
+        ("[", "this is not YAML"),
         ("currency: EUR\ncpu: {per_core_hour: -1, date: 2026-01, source: own}", "cpu.per_core_hour"),
         ("currency: EUR\ncpu: {per_core_hour: 1, date: soon, source: own}", "cpu.date"),
     ],

@@ -97,8 +97,8 @@ def test_teacher_that_changes_fails_the_trial(
 ) -> None:
     teachers: list[nn.Module] = []
 
-    def loading(*arguments: Any) -> nn.Module:
-        teachers.append(load_classifier(*arguments))
+    def loading(*arguments: Any, **sizes: Any) -> nn.Module:
+        teachers.append(load_classifier(*arguments, **sizes))
         return teachers[0]
 
     def training(*arguments: Any) -> Progress:
@@ -142,7 +142,9 @@ def test_encoder_that_is_not_in_inference_mode_fails_the_trial(
 def test_teacher_that_is_not_in_inference_mode_fails_the_trial(
     shards: str, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "load_classifier", lambda *arguments: load_classifier(*arguments).train())
+    monkeypatch.setattr(
+        distill, "load_classifier", lambda *arguments, **sizes: load_classifier(*arguments, **sizes).train()
+    )
     with pytest.raises(ProtocolError, match="the teacher changed"):
         trials.run("distill", shards, tmp_path, parents)
     assert not (tmp_path / "model.pt").exists()

