@@ -17,7 +17,7 @@ from reports.storage import Storage
 from reports.stored import read_records
 from studies import tiny
 from study.search import JOURNAL
-from test_launch import kill_tree, run, sharded
+from test_launch import kill_driver, run, sharded
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -136,7 +136,7 @@ def test_killed_launch_ends_with_the_same_choices(launched: tuple[Path, Storage]
     while not list(tmp_path.glob("runs/records/finetune-*-dev1of5-*.json")):
         assert time.monotonic() < deadline and process.poll() is None, "no trial on held-out images has ended"
         time.sleep(0.02)
-    kill_tree(process)
+    kill_driver(process)
     assert len(records_of(killed, dev=False)) < 6
     kept = set(records_of(killed, dev=True))
     run("launch", file, "--storage", killed.root)

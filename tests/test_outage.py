@@ -104,13 +104,13 @@ def test_refusal_is_asked_about_again_for_a_while_and_then_names_bucket_and_righ
 
 def test_bucket_that_is_gone_is_said_to_be(store: ObjectStore) -> None:
     """To reads it is as empty as one that never had anything in it."""
-    storage = Storage(store.bucket("gone"), patience=60)
+    storage = Storage(store.bucket("gone-soon"), patience=60)
     storage.check_there()
-    store.client().delete_bucket(Bucket="gone")
-    with pytest.raises(UnusableError, match=r"there is no such bucket; create it.*'gone'"):
+    store.client().delete_bucket(Bucket="gone-soon")
+    with pytest.raises(UnusableError, match=r"there is no such bucket; create it.*'gone-soon'"):
         storage.write_bytes(b"[1]", "a.json")
     assert not storage.exists("a.json")
-    with pytest.raises(UnusableError, match="there is no bucket 'gone' any more; create it"):
+    with pytest.raises(UnusableError, match="there is no bucket 'gone-soon' any more; create it"):
         storage.check_there()
 
 
