@@ -37,8 +37,7 @@ class Cloud:
     def _follow(self) -> None:
         try:
             while not self.closing.wait(LOOK_SECONDS):
-                listed = self.ec2.describe_instances()["Reservations"]
-                instances = {found["InstanceId"]: found for entry in listed for found in entry["Instances"]}
+                instances = _with_profiles(self.ec2.describe_instances()["Reservations"])
                 up = {id for id, found in instances.items() if found["State"]["Name"] in ("pending", "running")}
                 for id in sorted(up - self.running.keys()):
                     if instances[id].keys() >= {"IamInstanceProfile", "Tags"}:  # moto adds them a moment later
@@ -65,3 +64,13 @@ class Cloud:
         hosts = self.network.hosts
         lines = "".join(f"{id} {hosts[id].address}\n" for id in self.running)
         hosts["laptop"].path("/run/instances").write_text(lines)
+
+
+def _with_profiles(reservations: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All instances by id. Of several that are asked for at once, moto gives the profile to the first one only."""
+    instances = {}
+    for entry in reservations:
+        profiles = [found["IamInstanceProfile"] for found in entry["Instances"] if "IamInstanceProfile" in found]
+        for found in entry["Instances"]:
+            instances[found["InstanceId"]] = found | ({"IamInstanceProfile": profiles[0]} if profiles else {})
+    return instances
