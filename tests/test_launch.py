@@ -187,6 +187,7 @@ def listening(processes: list[psutil.Process]) -> set[int]:
     return {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.timeout(600)  # three launches, of which busy machines take minutes each
 def test_killed_study_continues_and_ends_with_the_same_weights(shards: str, tmp_path: Path) -> None:
     stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "finetune")}
     stages["pretrain"]["optimization"]["epochs"] = 100
@@ -200,7 +201,7 @@ def test_killed_study_continues_and_ends_with_the_same_weights(shards: str, tmp_
     temporary = tempfile.mkdtemp(dir="/tmp")  # a short path, as sockets need
     variables = {**os.environ, "TMPDIR": temporary}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables)
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 240
     small_done, big_begun = "records/pretrain-r10w0.0625-*.json", "checkpoints/pretrain-r10w0.125-*/latest.pt"
     while not (list(killed.glob(small_done)) and list(killed.glob(big_begun))):
         assert time.monotonic() < deadline and process.poll() is None, "no moment with one trial done and one begun"

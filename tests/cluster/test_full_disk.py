@@ -100,20 +100,20 @@ def check_goes_on(file: Path, storage: Path) -> None:
 
 
 def test_disk_that_becomes_full(shards: str, tmp_path: Path) -> None:
-    with disk(tmp_path / "disk", "8m") as folder:
+    with disk(tmp_path / "disk", "24m") as folder:
         storage, file = folder / "runs", study_file(tmp_path, shards)
         process = launch(file, storage)
         wait_for(lambda: begun(storage), process)
         filler = fill(folder)
         kept = {path: path.read_bytes() for path in storage.glob("records/*.json")}
-        check_ended(process, f"no space left on {folder} (where {storage}", "8 MB of 8 MB used")
+        check_ended(process, f"no space left on {folder} (where {storage}", "24 MB of 24 MB used")
         check_kept(storage, kept)
         filler.unlink()
         check_goes_on(file, storage)
 
 
 def test_disk_that_becomes_read_only(shards: str, tmp_path: Path) -> None:
-    with disk(tmp_path / "disk", "8m") as folder:
+    with disk(tmp_path / "disk", "24m") as folder:
         storage, file = folder / "runs", study_file(tmp_path, shards)
         process = launch(file, storage)
         wait_for(lambda: begun(storage), process)
