@@ -26,7 +26,8 @@ def lose(launch: subprocess.Popen[str], name: str, storage: Path, after: float =
         assert launch.poll() is None and time.monotonic() < deadline
         checkpoints = [path.stat().st_mtime for path in storage.glob("checkpoints/*/latest.pt")]
         if checkpoints and max(checkpoints) > after:
-            [found] = [one for one in psutil.Process(launch.pid).children() if one.name() == name]
+            living = [one for one in psutil.Process(launch.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+            [found] = [one for one in living if one.name() == name]
             os.kill(found.pid, signal.SIGKILL)
             return time.time()
         time.sleep(0.05)
