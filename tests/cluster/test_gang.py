@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 GANG = '''
 import json, os, signal, sys, threading, time
@@ -157,7 +157,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By what happens: the error, those of the workers, attempts that began, the message, files left in storage. And
     what there is beside the workers."""
     folder = tmp_path_factory.mktemp("gang")
-    done = subprocess.run([sys.executable, "-c", GANG, str(folder)], capture_output=True, text=True, timeout=220)
+    done = subprocess.run([sys.executable, "-c", GANG, str(folder)], capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return {case: what for line in lines for case, what in json.loads(line).items()}
