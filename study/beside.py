@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datasets.batches import Batch
 from datasets.resident import RESIDENT_BYTES, decoded_bytes
 from datasets.stream import eval_batches
+from study.assigned import assignment_of
 from study.images import ShardedImages
 from study.plan import PlannedTrial
-from trainables.architecture import parse_architecture
 from trainables.context import Context
 from trainables.evaluation import evaluating
 from trainables.knn import BANK_ROWS
@@ -33,18 +33,7 @@ def seconds_beside_steps(trial: PlannedTrial, images: ShardedImages, context: Co
     what it waits for nevertheless is left out.
     """
     spec, manifest = trial.spec, images.manifest
-    assignment = Assignment(
-        architecture=parse_architecture(spec.architecture),
-        image_size=spec.data.image_size,
-        resize=spec.data.resize,
-        classes=spec.data.classes,
-        seed=spec.seed,
-        settings=spec.settings,
-        shards=images.shards,
-        manifest=manifest,
-        parent=None,
-        dev=spec.dev,
-    )
+    assignment = assignment_of(spec, images.shards, manifest)
     encoder, _ = build(assignment.architecture, assignment.image_size, assignment.classes)
     dtype = DTYPES[spec.settings.optimization.precision]
     context.place(encoder, dtype)

@@ -19,6 +19,7 @@ from datasets.schema import Manifest
 from datasets.splits import subset_hash
 from reports.storage import Storage
 from reports.stored import clear_failure, read_record, write_record
+from study.assigned import assignment_of
 from study.capacity import rented_as
 from study.evidence import pruned_mark
 from study.failures import note_error
@@ -30,10 +31,8 @@ from study.progress import Telling, clear_progress
 from study.recording import record_of
 from study.refusal import unusable
 from study.trial import TrialSpec, parse_trial
-from trainables.architecture import parse_architecture
 from trainables.context import Context, InterruptedTrainingError, PrunedError, prepare_torch
 from trainables.protocol import ProtocolError
-from trainables.stage import Assignment
 from trainables.stages import run_stage
 
 logger = logging.getLogger(__name__)
@@ -107,19 +106,11 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     spec = parse_trial(job.trial)
     manifest = read_manifest(job.shards, OUTAGE_SECONDS)
     check_images(job, spec, manifest)
-    assignment = Assignment(
-        architecture=parse_architecture(spec.architecture),
-        image_size=spec.data.image_size,
-        resize=spec.data.resize,
-        classes=spec.data.classes,
-        seed=spec.seed,
-        settings=spec.settings,
-        shards=job.shards,
-        manifest=manifest,
-        parent=None if spec.parent is None else storage.uri("checkpoints", spec.parent, "model.pt"),
-        parent_sha256=None if spec.parent is None else read_record(storage, spec.parent).model.sha256,
-        dev=spec.dev,
-    )
+    parent, sha256 = None, None
+    if spec.parent is not None:
+        parent = storage.uri("checkpoints", spec.parent, "model.pt")
+        sha256 = read_record(storage, spec.parent).model.sha256
+    assignment = assignment_of(spec, job.shards, manifest, parent, sha256)
     with watching(job.launched_at) as notices, noting_signals(job.id, context.rank):
         context.notice, context.ending = notices.goes.is_set, notices.ends.is_set
         try:
