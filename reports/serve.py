@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -120,7 +121,7 @@ class Server:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{ADDRESS}:{self.port}/"
         hosts = {f"{name}:{self.port}" for name in NAMES}
-        self._server = uvicorn.Server(
+        self._server = _OnceInterrupted(
             uvicorn.Config(
                 _application(page, hosts),
                 loop="asyncio",
@@ -146,6 +147,14 @@ class Server:
 
     def stop(self) -> None:
         self._server.should_exit = True
+
+
+class _OnceInterrupted(uvicorn.Server):
+    """A server that ends by a signal and does not raise it again then, as two signals tell a process to end at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def _allow_many_connections() -> None:

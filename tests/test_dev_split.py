@@ -138,7 +138,8 @@ def test_model_is_measured_on_the_rows_that_it_holds_out(shards: str, parents: P
     rows = np.r_[HELD_OUT, np.arange(TRAIN, TRAIN + TEST - len(HELD_OUT))]
     moved.labels[TRAIN:], moved.pixels[TRAIN:] = moved.labels[rows], moved.pixels[rows]
     assignment = trials.assignment(write(moved, tmp_path / "shards"), trials.settings("finetune"))
-    classifier = load_classifier(str(tmp_path / "dev" / "model.pt"), None, Context("/nowhere"), torch.float32)
+    model, sizes = str(tmp_path / "dev" / "model.pt"), {"image_size": 8, "classes": 10}
+    classifier = load_classifier(model, None, Context("/nowhere"), torch.float32, **sizes)
     logits = []
     for batch in assignment.eval_batches("test", len(HELD_OUT), Context("/nowhere")):
         with torch.inference_mode():
