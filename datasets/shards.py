@@ -180,13 +180,13 @@ def _write_split(
         "label": pa.array(rows.labels, pa.int32(), mask=rows.labels < 0),
         "label_rank": pa.array(ranks, pa.float64(), mask=np.isnan(ranks)),
     }
-    shared = ray.put(pa.table(columns))
-    blocks = ordered(source.images.blocks(rows.ids, plan.rows_per_shard))
-    # Blocks are whole shards: they must not be cut at Ray Data's usual 128 MiB.
-    blocks.context.target_max_block_size = 16 * shard_bytes
-    found = map_blocks(blocks, lambda block: write_shard(plan, block, ray.get(shared)), WRITE_CPUS)
     shards = []
     try:
+        shared = ray.put(pa.table(columns))
+        blocks = ordered(source.images.blocks(rows.ids, plan.rows_per_shard))
+        # Blocks are whole shards: they must not be cut at Ray Data's usual 128 MiB.
+        blocks.context.target_max_block_size = 16 * shard_bytes
+        found = map_blocks(blocks, lambda block: write_shard(plan, block, ray.get(shared)), WRITE_CPUS)
         for shard in found.iter_rows():  # the first error ends the run: a full disk would fail every later shard too
             if shard["error"] is not None:
                 raise (DiskError if shard["disk"] else ValueError)(shard["error"])

@@ -44,16 +44,29 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:  # `plan ... | head`
         sys.stderr.close()
         return 0
-    except (ValueError, OSError) as error:  # what is wrong with the input, or a storage or disk that fails
-        complain(f"error: {error}")
-        return 1 if isinstance(error, UnusableError) else 2
     except ModuleNotFoundError as error:
         complain(missing_package(error))
         return 2
     except KeyboardInterrupt:
         print(ending.line, file=sys.stderr)
         return ending.code
+    except Exception as error:
+        return _told(error)
     return code
+
+
+def _told(error: Exception) -> int:
+    """Say what is wrong with the input, a storage, a disk or Ray, and return the exit code; raise what is neither."""
+    from study.refusal import failure_of_ray, is_of_ray, unwrapped
+
+    inner = unwrapped(error)
+    if isinstance(inner, (ValueError, OSError)):
+        complain(f"error: {inner}")
+        return 1 if isinstance(inner, UnusableError) else 2
+    if is_of_ray(inner):
+        complain(f"error: {failure_of_ray(inner)}")
+        return 1
+    raise error
 
 
 def plan(options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ SETTINGS_OF_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # workers are polled, and their end is seen at the next poll
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of trials that end together with the launch: it says why by itself
+    "RAY_task_oom_retries": "3",  # of a task that does not fit; Ray would repeat it for ever
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # of Tune's retries, which are for nothing else here

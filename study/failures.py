@@ -45,7 +45,7 @@ def note_error(storage: Storage, id: str, error: BaseException, launch: str = ""
     _note(storage, id, launch, type(cause).__name__, str(cause) or repr(cause), text, socket.gethostname())
 
 
-def note_death(storage: Storage, id: str, launch: str, reason: str = "its process ended without a word") -> None:
+def note_death(storage: Storage, id: str, launch: str, reason: str) -> None:
     """Write a failure for a trial that ended in this launch without a record or a word."""
     if failed_in(storage, id, launch):
         return

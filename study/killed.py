@@ -66,6 +66,13 @@ def reason(id: str, last: Progress | None, *, here: bool) -> str:
     return f"{said}: {used:.3g} of {total:.3g} GB{what} used then"
 
 
+def reason_of_silence() -> str:
+    """Why a trial has failed that told nothing at all, so far as this machine knows."""
+    used, total = (size / 2**30 for size in memory())
+    said = "its process ended before it told anything, perhaps for memory"
+    return f"{said}: {used:.3g} of {total:.3g} GB are in use here now"
+
+
 def _noted_signal(id: str) -> signal.Signals | None:
     """The signal that ended a process of a trial on this machine, if one was noted; it is forgotten then."""
     found = None

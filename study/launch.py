@@ -235,9 +235,11 @@ def run_study(
         display.say(budget.summary(schedule.missing()))
     if growth.exploration is not None and growth.exploration.explorer.reason:
         display.say(f"the exploration picks no more cells: {growth.exploration.explorer.reason}")
+    from study.killed import reason_of_silence  # here, as it needs ray
+
     for id, state in schedule.states.items():
         if state == "failed" and id not in failed:
-            note_death(storage, id, launched_at.isoformat())
+            note_death(storage, id, launched_at.isoformat(), reason_of_silence())
     return [id for id, state in schedule.states.items() if state == "skipped"]
 
 

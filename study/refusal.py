@@ -18,6 +18,9 @@ SHARED_MEMORY = "/dev/shm"
 LEAST_BYTES = 2**20
 """A disk with less room than this is full: Ray's own files alone take more."""
 
+MOST_OF_RAY = 300
+"""Characters."""
+
 REMEDY_FOR_MEMORY = "free some or make it larger (in Docker: --shm-size=4g), then launch again"
 REMEDY_FOR_TEMPORARY = "free some, or set TMPDIR to a folder on another disk, then launch again"
 
@@ -59,6 +62,23 @@ def full_disk(storage: Storage) -> DiskError | None:
     if free_bytes(nearest_folder(place)) >= LEAST_BYTES:
         return None
     return _full(errno.ENOSPC, place, storage)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error that Ray wraps in pages of traceback, or the error itself."""
+    return next(chain(error)) if is_of_ray(error) else error
+
+
+def is_of_ray(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "ray"
+
+
+def failure_of_ray(error: BaseException) -> str:
+    """A sentence for an error of Ray's own; its messages are pages long, and their first line says it."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "it does not say why")
+    return (
+        f"Ray failed with {type(error).__name__}: {first[:MOST_OF_RAY]}; what is finished is kept: start again to go on"
+    )
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

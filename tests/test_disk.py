@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from ray import cloudpickle
-from ray.exceptions import OutOfDiskError, RayTaskError
+from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayTaskError
 
 import trials
 from datasets.disk import DiskError, mount_point, sentence, size_text
@@ -216,3 +216,40 @@ def test_command_ends_with_1(
     assert main(["launch", "study/presets/digits.yaml", "--storage", str(tmp_path / "runs")]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: no space left on ") and said.count("\n") == 1
+
+
+ODD = OutOfMemoryError("2 workers were killed\nOOM kill reason: " + "x" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (
+            ODD,
+            1,
+            "error: Ray failed with OutOfMemoryError: 2 workers were killed; what is finished is kept: start",
+        ),
+        (wrapped(ODD), 1, "error: Ray failed with OutOfMemoryError: 2 workers were killed; what is finished is kept"),
+        (wrapped(ValueError("found 3")), 2, "error: found 3\n"),
+        (wrapped(DiskError("no space left on /x")), 1, "error: no space left on /x\n"),
+    ],
+)
+def test_error_of_ray_is_one_sentence(
+    raised: Exception, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("study.cli.load_study", broken)
+    assert main(["status", "study/presets/digits.yaml"]) == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(said) and printed.count("\n") == 1
+
+
+def test_error_of_our_own_code_is_none_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise KeyError("mistake")
+
+    monkeypatch.setattr("study.cli.load_study", broken)
+    with pytest.raises(KeyError, match="mistake"):
+        main(["status", "study/presets/digits.yaml"])

@@ -194,7 +194,7 @@ def test_dry_run_leaves_failed_trials_alone_unless_told_to_retry(
 def test_dry_run_goes_on_with_what_was_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, storage = study_file(tmp_path), Storage(str(tmp_path / "runs"))
     ids = {spec.stage: id for id, spec in expand(load_study(file)).specs.items()}
-    note_death(storage, ids["pretrain"], "2026-01-01T00:00:00+00:00")
+    note_death(storage, ids["pretrain"], "2026-01-01T00:00:00+00:00", "killed by signal 9")
     assert len(dry_run(capsys, file)) == 5
 
 
