@@ -176,6 +176,20 @@ def test_waiting_for_another_node_costs_nothing() -> None:
     assert budget.spent_hours == 1
 
 
+def test_record_says_what_a_trial_took_of_the_time_since_its_start() -> None:
+    now = [0.0]
+    budget = Budget(10, {}, Expectation(lambda trial: HOUR), lambda: now[0] * HOUR)
+    first, second = list(a_plan().trials.values())[:2]
+    for trial in (first, second):
+        budget.started(trial)
+        budget.note_training(lambda id: True)
+    now[0] = 1.0
+    budget.ended(first.id, 0.25 * HOUR)
+    assert budget.spent_hours == 1.25, "of the other one there is no record yet"
+    budget.ended(second.id, None)
+    assert budget.spent_hours == 1.25, "without a record all of the time counts"
+
+
 def test_of_each_architecture_one_trial_of_unknown_time_is_started() -> None:
     budget = Budget(10, {}, Expectation())
     small, *others = a_plan().trials.values()

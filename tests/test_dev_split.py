@@ -16,6 +16,9 @@ from datasets.manifest import read_manifest
 from datasets.splits import held_out_rows, label_ranks
 from datasets.stream import TrainStream, eval_batches
 from digit_shards import LABELLED, SIZE, TEST, TRAIN, Digits, digits, write
+from studies import tiny_study
+from study.plan import ExpectedImages, make_plan
+from study.trial import TrialSpec
 from trainables.classifier import load_classifier
 from trainables.context import Context, InterruptedTrainingError, PrunedError
 from trainables.evaluation import evaluate
@@ -192,6 +195,18 @@ def test_training_that_ends_while_it_is_to_be_judged_is_judged_once_when_it_goes
             run("finetune", shards, folder, parents, ending=lambda left=left: next(left) <= 0, **judging(judged))
         _, same = run("finetune", shards, folder, parents, **judging(judged))
         assert judged == undisturbed and all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_labels_of_what_is_held_out_are_read_too() -> None:
+    specs = [trial.spec for trial in make_plan(tiny_study(), ExpectedImages(200, 10)).trials.values()]
+    pretraining = next(spec for spec in specs if spec.stage == "pretrain")
+    finetuning = next(spec for spec in specs if spec.labels_read == 0.1)
+
+    def read(spec: TrialSpec, fraction: float) -> float | None:
+        return spec.model_copy(update={"dev": DevSplit(label_fraction=fraction, folds=3, fold=0)}).labels_read
+
+    assert pretraining.labels_read is None and read(pretraining, 0.3) == 0.3
+    assert read(finetuning, 0.3) == 0.3 and read(finetuning, 0.05) == 0.1
 
 
 def test_manifest_and_labels_are_as_assumed(shards: str) -> None:

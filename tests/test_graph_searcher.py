@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from studies import tiny_study
 from study.plan import ExpectedImages, Plan, make_plan
-from study.schedule import Schedule
+from study.schedule import Schedule, predecessors
 from study.searcher import GraphSearcher
 
 GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1, 1.0], "temperature": [0.1, 1.0]}
@@ -25,8 +26,7 @@ def run(plan: Plan, slots: int, fails: tuple[str, ...] = ()) -> tuple[list[str],
         config = searcher.suggest(f"tune-{len(started)}")
         if isinstance(config, dict):
             id = config["id"]
-            parent = plan.trials[id].spec.parent
-            assert parent is None or parent in records
+            assert set(predecessors(plan.trials[id])) <= records
             searcher_id = f"tune-{len(started)}"
             running.append(searcher_id)
             started.append(id)
@@ -47,6 +47,18 @@ def test_every_trial_runs_once_and_after_its_parent() -> None:
     started, schedule = run(plan, slots=3)
     assert sorted(started) == sorted(plan.trials)
     assert set(schedule.states.values()) == {"done"}
+
+
+def test_trial_that_waits_for_several_starts_after_all_of_them() -> None:
+    plan = a_plan()
+    waits = next(id for id in plan.trials if id.startswith("linear-r10w"))
+    others = tuple(id for id in plan.trials if id.startswith(("pretrain-r10-", "supervised-r10-")))
+    trials = {id: trial for id, trial in plan.trials.items() if id != waits}
+    trials[waits] = dataclasses.replace(plan.trials[waits], after=others)
+    for slots in (1, 2, 4):
+        started, _ = run(dataclasses.replace(plan, trials=trials), slots)
+        assert sorted(started) == sorted(trials)
+        assert max(started.index(other) for other in others) < started.index(waits)
 
 
 def test_the_longest_chain_starts_first() -> None:

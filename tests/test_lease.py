@@ -303,11 +303,11 @@ def test_second_launch_is_refused_before_it_costs_anything(tmp_path: Path) -> No
     assert not storage.list("data") and not storage.list("checkpoints")
 
 
-def claim_elsewhere(storage: Storage) -> None:
+def claim_elsewhere(storage: Storage, name: str = "x", *, held: bool = True) -> None:
     """As of a driver on another machine, whose pid says nothing here."""
-    other = {"study": "s", "host": "elsewhere", "pid": 2**22 + 1, "process": "boot pid:[1] 4194305 7", "held": True}
-    content = json.dumps(other | {"since": "2026-01-01T00:00:00+00:00", "name": "x"}).encode()
-    storage.write_bytes(content, "lease", "x.json")
+    other = {"study": "s", "host": "elsewhere", "pid": 2**22 + 1, "process": "boot pid:[1] 4194305 7", "held": held}
+    content = json.dumps(other | {"since": "2026-01-01T00:00:00+00:00", "name": name}).encode()
+    storage.write_bytes(content, "lease", f"{name}.json")
 
 
 def test_driver_on_another_machine_that_lives_is_waited_for_no_longer_than_its_next_heartbeat(storage: Storage) -> None:
@@ -320,6 +320,31 @@ def test_driver_on_another_machine_that_lives_is_waited_for_no_longer_than_its_n
     beat.join()
     assert len(said) == 1 and "elsewhere, pid 4194305" in said[0] and said[0].endswith("waiting whether it lives")
     assert claims(storage) == ["x.json"]
+
+
+def test_of_two_that_claim_at_once_one_yields_without_waiting(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    claim_elsewhere(storage, "0", held=False)  # before every name of one's own
+    with pytest.raises(ValueError, match="elsewhere, pid 4194305"), lease(storage, "second"):
+        pass
+    assert claims(storage) == ["0.json"]
+
+
+def test_of_two_that_claim_at_once_the_other_waits_until_it_is_alone(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        storage.delete("lease", "x.json")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    claim_elsewhere(storage, held=False)
+    with lease(storage, "second"):
+        assert len(waited) == 1 and len(claims(storage)) == 1
 
 
 def test_driver_on_another_machine_that_died_is_replaced_when_its_lease_ends(storage: Storage) -> None:

@@ -104,6 +104,17 @@ def test_every_epoch_draws_every_row_of_the_prefix_once(digits, resident_bytes, 
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_row_groups_come_in_another_order_in_every_epoch_and_for_every_seed():
+    groups = [blocks.RowGroup("", None, index, 10 * index, 10) for index in range(12)]
+    shares = [windows.Share(120, seed, 0, 1) for seed in (0, 1)]
+    orders = [
+        tuple(piece.group.index for piece in windows.epoch_slices(groups, share, epoch, 0))
+        for share in shares
+        for epoch in range(3)
+    ]
+    assert len(set(orders)) == 6 and all(sorted(order) == list(range(12)) for order in orders)
+
+
 @MODES
 def test_any_step_can_be_resumed(digits, resident_bytes, small_windows):
     chosen = stream(digits, resident_bytes=resident_bytes, world_size=2, rank=1)
