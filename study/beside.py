@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import assert_never
 
 from datasets.batches import Batch
 from datasets.resident import RESIDENT_BYTES, decoded_bytes
@@ -16,7 +17,14 @@ from trainables.evaluation import evaluating
 from trainables.knn import BANK_ROWS
 from trainables.linear import build
 from trainables.loop import DTYPES
-from trainables.spec import PretrainSettings
+from trainables.spec import (
+    DistillSettings,
+    FinetuneSettings,
+    LinearSettings,
+    PretrainSettings,
+    Settings,
+    SupervisedSettings,
+)
 from trainables.stage import CANVAS, Assignment
 
 MOST_IMAGES, BATCH = 256, 64
@@ -45,9 +53,18 @@ def seconds_beside_steps(trial: PlannedTrial, images: ShardedImages, context: Co
         reading = _seconds_an_image(assignment, lambda batch: None)
         evaluating_one = _seconds_an_image(assignment, evaluate)
     evaluated = len(assignment.evaluated[1])
-    if isinstance(spec.settings, PretrainSettings) and spec.dev is None:  # and again, beside the nearest neighbors
+    if compares_neighbors(spec.settings) and spec.dev is None:  # which encodes the test images again
         evaluated += manifest.test_images + min(BANK_ROWS, manifest.labelled_images)
     return trial.rows * _times_read(trial, assignment, context) * reading + evaluated * evaluating_one
+
+
+def compares_neighbors(settings: Settings) -> bool:
+    """Whether a stage classifies the test images by their nearest neighbors, too, at its end."""
+    if isinstance(settings, PretrainSettings):
+        return True
+    if isinstance(settings, LinearSettings | FinetuneSettings | SupervisedSettings | DistillSettings):
+        return False
+    assert_never(settings)
 
 
 def _times_read(trial: PlannedTrial, assignment: Assignment, context: Context) -> float:

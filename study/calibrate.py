@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import assert_never
 
 import torch
 
@@ -22,7 +23,7 @@ from study.synthetic import encode, run_linear_steps, run_steps
 from study.throughput import Calibration, Kind, Measurement, kind_of
 from study.trial import TrialSpec
 from trainables.context import Context, prepare_torch
-from trainables.spec import LinearSettings
+from trainables.spec import EncoderRecipe, LinearSettings
 from trainables.stage import EVAL_BATCH_SIZE
 
 WARM_UP, STEPS = 2, 5
@@ -162,7 +163,8 @@ def counted(plan: Plan, architectures: Iterable[str]) -> str:
 def measure(trial: PlannedTrial, kind: Kind, plan: Plan, context: Context) -> Measurement:
     """Time steps of one kind of trial; a GPU without room for its batch tries half of it, and so on."""
     batch = kind.batch
-    if context.device.type == "cpu" and kind.stage != "linear":  # its images are encoded in batches of their own size
+    encodes_first = isinstance(trial.spec.settings, LinearSettings)  # in batches of their own size
+    if context.device.type == "cpu" and not encodes_first:
         images = trial.steps * trial.spec.settings.optimization.global_batch_size
         batch = min(batch, max(2, int(CPU_FLOPS * images / trial.train_flops)))
     while True:
@@ -189,9 +191,11 @@ def measure(trial: PlannedTrial, kind: Kind, plan: Plan, context: Context) -> Me
 def _timed(trial: PlannedTrial, batch: int, plan: Plan, context: Context) -> tuple[float, float, int]:
     """Seconds, operations, and how many steps were timed: of one step, of linear evaluation of the whole trial."""
     spec = _with_batch(trial, batch)
-    if not isinstance(spec.settings, LinearSettings):
+    if isinstance(spec.settings, EncoderRecipe):
         times = _times(lambda: run_steps(spec, trial.rows, plan, context), context)
         return statistics.median(times), train_flops(spec, 1, trial.rows, plan.trials), len(times)
+    if not isinstance(spec.settings, LinearSettings):
+        assert_never(spec.settings)
     images = EVAL_BATCH_SIZE
     if context.device.type == "cpu":
         one = forward_flops_of(spec.architecture, spec.data.image_size, 0, 0, 0)

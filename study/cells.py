@@ -6,17 +6,17 @@ import itertools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
 from study.adaptive import Scalar
 from study.check import check_number, set_path
-from study.config import AXES_OF_STAGE, DEFAULT_AXES, PARENT, Grid, Rule, Study
+from study.config import AXES_OF_STAGE, DEFAULT_AXES, Grid, Rule, Study, parent_of
 from study.hint import hint
 from study.problems import explain_errors
 from study.trial import DataIdentity, TrialSpec
-from trainables.spec import SETTINGS, DevSplit, Settings, Stage
+from trainables.spec import DevSplit, Settings, Stage, settings_of
 
 Cell = dict[str, Scalar]
 
@@ -29,7 +29,8 @@ TEACHER = "teacher.architecture"
 
 def with_ancestors(stage: Stage) -> tuple[Stage, ...]:
     """A stage and those of its ancestors, these first."""
-    return (*with_ancestors(PARENT[stage]), stage) if stage in PARENT else (stage,)
+    parent = parent_of(stage)
+    return (stage,) if parent is None else (*with_ancestors(parent), stage)
 
 
 class TrialMaker:
@@ -70,27 +71,34 @@ class TrialMaker:
         `dev`: what it holds out. Its teacher holds out the same, since a student would otherwise be told the labels on
         which it is measured; a pretraining reads no labels and holds out nothing for its children's sake.
         """
-        parent = None
-        if stage == "distill":
-            parent = self._teacher(cell, dev)
-        elif stage in PARENT:
-            parent = self.make(PARENT[stage], cell)
+        match stage:
+            case "pretrain" | "supervised":
+                parent = None
+            case "linear" | "finetune":
+                parent = self.make("pretrain", cell)
+            case "distill":
+                parent = self._teacher(cell, dev)
+            case _:
+                assert_never(stage)
         return self.with_parent(stage, cell, parent, dev)
 
     def with_parent(self, stage: Stage, cell: Cell, parent: str | None, dev: DevSplit | None) -> TrialSpec:
         """The trial of a stage in a cell with this parent; makes nothing."""
         architecture = str(cell["architecture"])
-        dynamic: dict[str, Any] = {}
-        if stage == "pretrain":
-            dynamic["head_depth"] = cell["head_depth"]
-        else:
-            dynamic["label_fraction"] = float(cell["label_fraction"])
-        if stage == "finetune":
-            dynamic["head_layer"] = cell["head_layer"]
-        if stage == "distill":
-            student = cell.get("distill.student", getattr(self.study.stages, stage).student)
-            architecture = architecture if student == "same" else str(student)
-            dynamic["temperature"] = float(cell["temperature"])
+        fraction: dict[str, Any] = {"label_fraction": float(cell["label_fraction"])}
+        match stage:
+            case "pretrain":
+                dynamic = {"head_depth": cell["head_depth"]}
+            case "linear" | "supervised":
+                dynamic = fraction
+            case "finetune":
+                dynamic = {**fraction, "head_layer": cell["head_layer"]}
+            case "distill":
+                student = cell.get("distill.student", getattr(self.study.stages, stage).student)
+                architecture = architecture if student == "same" else str(student)
+                dynamic = {**fraction, "temperature": float(cell["temperature"])}
+            case _:
+                assert_never(stage)
         return TrialSpec(
             stage=stage,
             data=self.data,
@@ -104,11 +112,15 @@ class TrialMaker:
     def _teacher(self, cell: Cell, dev: DevSplit | None) -> str:
         recipe = self.study.stages.distill
         assert recipe is not None
-        if cell.get("distill.teacher", recipe.teacher) != "self-distilled":
-            return self.make("finetune", {**cell, "architecture": cell.get(TEACHER, cell["architecture"])}, dev)
-        first = {"distill.student": "same", "distill.teacher": "finetuned"}
-        temperature = cell.get("distill.self_temperature", recipe.self_temperature)
-        return self.make("distill", {**cell, **first, "temperature": temperature}, dev)
+        match cell.get("distill.teacher", recipe.teacher):
+            case "finetuned" | "best":
+                return self.make("finetune", {**cell, "architecture": cell.get(TEACHER, cell["architecture"])}, dev)
+            case "self-distilled":
+                first = {"distill.student": "same", "distill.teacher": "finetuned"}
+                temperature = cell.get("distill.self_temperature", recipe.self_temperature)
+                return self.make("distill", {**cell, **first, "temperature": temperature}, dev)
+            case unknown:
+                raise ValueError(f"distill.teacher {unknown!r} is none of finetuned, self-distilled and best")
 
     def settle(self, stage: Stage, cell: Cell, dynamic: dict[str, Any]) -> Settings:
         """Settings of a stage in a cell: the recipe, then the rules that match, then the cell's own axes."""
@@ -172,7 +184,8 @@ def _check_rules(study: Study) -> None:
 
 
 def _validated(stage: Stage, plain: dict[str, Any]) -> Settings:
+    kind = settings_of(stage)
     try:
-        return SETTINGS[stage].model_validate(plain)
+        return kind.model_validate(plain)
     except ValidationError as error:
-        raise ValueError(f"stage {stage}: " + "\n".join(explain_errors(error, SETTINGS[stage]))) from None
+        raise ValueError(f"stage {stage}: " + "\n".join(explain_errors(error, kind))) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ from study.problems import explain_errors
 from study.trial import TrialSpec
 from trainables.architecture import parse_architecture
 from trainables.ranges import LEAST_TEMPERATURE, MOST_SEED, MOST_TEMPERATURE
-from trainables.spec import LinearSettings, Memory, PretrainSettings
+from trainables.spec import EncoderRecipe, LinearSettings, Memory, PretrainSettings
 
 OWN_NEGATIVES = 0.01
 """Largest share of rows that may meet their own image, from the epoch before, among the memory's negatives."""
@@ -142,7 +142,12 @@ def check_axis(axis: str, values: list[Scalar]) -> None:
 
 def micro_batches(spec: TrialSpec) -> int:
     """Number of parts into which a trial cuts its batches."""
-    return 1 if isinstance(spec.settings, LinearSettings) else spec.settings.micro_batches
+    settings = spec.settings
+    if isinstance(settings, LinearSettings):
+        return 1
+    if isinstance(settings, EncoderRecipe):
+        return settings.micro_batches
+    assert_never(settings)
 
 
 def check_batch(id: str, spec: TrialSpec, workers: int, train_images: int) -> None:
@@ -166,7 +171,13 @@ def check_batch(id: str, spec: TrialSpec, workers: int, train_images: int) -> No
 
 
 def _check_negatives(id: str, memory: Memory, batch: int, train_images: int) -> None:
-    remembered = math.ceil(memory.size / 2) if memory.enqueue == "both" else memory.size
+    match memory.enqueue:
+        case "both":
+            remembered = math.ceil(memory.size / 2)
+        case "first":
+            remembered = memory.size
+        case _:
+            assert_never(memory.enqueue)
     if batch + remembered > train_images:
         also = f" and the {remembered} images in memory" if remembered else ""
         raise ValueError(

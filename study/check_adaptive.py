@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from pydantic import ValidationError
 
 from reports.settings import by_path
@@ -12,12 +14,20 @@ from study.hint import hint
 from study.problems import explain_errors
 from trainables.spec import Stage
 
-OWN_AXES: dict[Stage, tuple[str, ...]] = {
-    "pretrain": ("head_depth",),
-    "finetune": ("head_layer",),
-    "distill": ("temperature",),
-}
-"""Named axes that are a stage's own settings, so that it may leave them open."""
+
+def own_axes(stage: Stage) -> tuple[str, ...]:
+    """Named axes that are a stage's own settings, so that it may leave them open."""
+    match stage:
+        case "pretrain":
+            return ("head_depth",)
+        case "finetune":
+            return ("head_layer",)
+        case "distill":
+            return ("temperature",)
+        case "linear" | "supervised":
+            return ()
+        case _:
+            assert_never(stage)
 
 
 def stages_left_open(study: Study) -> frozenset[Stage]:
@@ -45,7 +55,7 @@ def axis_of(study: Study, stage: Stage, name: str) -> str:
     Raises:
         ValueError: there is no such setting, or there are several; the nearest known ones are named.
     """
-    if name in OWN_AXES.get(stage, ()):
+    if name in own_axes(stage):
         return name
     known = setting_paths(study, stage)
     name = name.removeprefix(f"{stage}.")
@@ -54,7 +64,7 @@ def axis_of(study: Study, stage: Stage, name: str) -> str:
         return f"{stage}.{name if name in found else found[0]}"
     if found:
         raise ValueError(f"stages.{stage}: `{name}` may be {' or '.join(found)}; write it in full")
-    names = [*known, *(path.rpartition(".")[2] for path in known), *OWN_AXES.get(stage, ())]
+    names = [*known, *(path.rpartition(".")[2] for path in known), *own_axes(stage)]
     proposed = hint(name, names, f"known: {', '.join(known)}")
     raise ValueError(f"stages.{stage}: no setting `{name}` to choose; {proposed}")
 
@@ -129,7 +139,7 @@ def _check_workers(study: Study, stage: Stage) -> None:
 
 
 def _check_values(study: Study, stage: Stage, name: str, axis: str, values: list[Scalar]) -> None:
-    if axis in OWN_AXES.get(stage, ()):
+    if axis in own_axes(stage):
         check_axis(axis, values)
         deepest = min(int(depth) for grid in study.grid for depth in grid.values("head_depth"))
         if axis == "head_layer" and any(int(value) > deepest for value in values):

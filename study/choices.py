@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from study.adaptive import Range, Scalar, Search
 from study.cells import Cell
@@ -105,8 +105,13 @@ class NoEvidence:
 def choice_id(stage: Stage, cell: Cell, what: Mapping[str, Any]) -> str:
     """Readable slug and eight hexadecimal digits of the SHA-256 of `what` determines the choice."""
     words = ["choose", stage, str(cell["architecture"])]
-    if stage != "pretrain":
-        words.append(f"{float(cell['label_fraction']) * 100:g}pct")
+    match stage:
+        case "pretrain":
+            pass
+        case "linear" | "finetune" | "supervised" | "distill":
+            words.append(f"{float(cell['label_fraction']) * 100:g}pct")
+        case _:
+            assert_never(stage)
     digest = hashlib.sha256(canonical_json(what).encode()).hexdigest()
     return "-".join([*words, f"s{cell['seed']}", digest[:8]])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field, field_validator, model_validator
 
@@ -50,8 +50,17 @@ AXES_OF_STAGE: dict[Stage, tuple[str, ...]] = {
 """The axes that change a stage's result, its parents' included: two cells that agree on them share the trial."""
 
 
-PARENT: dict[Stage, Stage] = {"linear": "pretrain", "finetune": "pretrain", "distill": "finetune"}
-"""The stage from whose result a stage starts, or by which it is taught; the others start from random weights."""
+def parent_of(stage: Stage) -> Stage | None:
+    """The stage from whose result a stage starts, or by which it is taught; None: it starts from random weights."""
+    match stage:
+        case "pretrain" | "supervised":
+            return None
+        case "linear" | "finetune":
+            return "pretrain"
+        case "distill":
+            return "finetune"
+        case _:
+            assert_never(stage)
 
 
 MOST_RULES = 100  # of a stage
@@ -183,8 +192,9 @@ class Stages(Spec):
 
     @model_validator(mode="after")
     def _parents_present(self) -> Stages:
-        for child, parent in PARENT.items():
-            if getattr(self, child) is not None and getattr(self, parent) is None:
+        for child in self.named():
+            parent = parent_of(child)
+            if parent is not None and getattr(self, parent) is None:
                 raise ValueError(f"stage {child!r} starts from the result of {parent!r}: add {parent!r} to `stages`")
         if not self.named():
             raise ValueError(f"no stage: name at least one of {', '.join(STAGES)}")
@@ -243,7 +253,7 @@ class Execution(Spec):
 
     def workers_of(self, stage: Stage, architecture: str) -> int:
         """Workers of a trial: the first matching pattern's, else the default."""
-        if stage == "linear":
+        if not may_have_workers(stage):
             return 1
         if isinstance(self.workers, int):
             return self.workers
@@ -251,6 +261,17 @@ class Execution(Spec):
             n for pattern, n in self.workers.items() if pattern != "default" and fnmatchcase(architecture, pattern)
         )
         return next(matching, self.workers.get("default", 1))
+
+
+def may_have_workers(stage: Stage) -> bool:
+    """Whether several workers may train a trial of a stage: linear evaluation trains one layer on stored features."""
+    match stage:
+        case "linear":
+            return False
+        case "pretrain" | "finetune" | "supervised" | "distill":
+            return True
+        case _:
+            assert_never(stage)
 
 
 def _check_resource(name: str) -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,8 +120,14 @@ class Durations:
 
 
 def _features(trial: PlannedTrial) -> tuple[float, float, float]:
-    steps = trial.steps * (LINEAR_STEP if trial.spec.stage == "linear" else 1.0)
-    return 1.0, steps, trial.train_flops / trial.workers
+    match trial.spec.stage:
+        case "linear":
+            step = LINEAR_STEP
+        case "pretrain" | "finetune" | "supervised" | "distill":
+            step = 1.0
+        case _:
+            assert_never(trial.spec.stage)
+    return 1.0, trial.steps * step, trial.train_flops / trial.workers
 
 
 def _rates(seen: list[Seen]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from trainables.architecture import parse_architecture
 from trainables.classifier import ModelSpec
 from trainables.explain import Part, parts
 from trainables.schedule import learning_rate_at, peak_learning_rate, total_steps, warmup_steps
-from trainables.spec import PROTOCOL, PretrainSettings
+from trainables.spec import PROTOCOL, DistillSettings, PretrainSettings
 
 COLUMNS = ("part", "", "tensors", "parameters", "trained", "weight decay", "adapted", "learning rate", "batch norm by")
 
@@ -80,7 +80,7 @@ def explain_trial(id: str, spec: TrialSpec, rows: int, ancestor: Callable[[str],
     architecture = parse_architecture(spec.architecture)
     parent = None if spec.parent is None else ancestor(spec.parent)
     head_depth = parent.settings.head_depth if parent and isinstance(parent.settings, PretrainSettings) else 0
-    teacher = _teacher(parent, ancestor) if parent is not None and spec.stage == "distill" else None
+    teacher = _teacher(parent, ancestor) if parent is not None and isinstance(settings, DistillSettings) else None
     found = parts(architecture, spec.data.image_size, spec.data.classes, settings, head_depth, teacher)
     yield from _table([COLUMNS, *(_row(part, optimization.optimizer, start, peak, end) for part in found)])
 

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
 from study.adaptive import BEST, Range, Scalar
 from study.cells import TEACHER, Cell, TrialMaker, cell_key, cells, with_ancestors
@@ -51,6 +51,12 @@ def grid_cells(study: Study) -> Iterator[tuple[tuple[Stage, ...], Cell]]:
 
 JUDGED: tuple[Stage, ...] = ("distill", "finetune", "linear", "supervised")
 """The stage by whose held-out accuracy an exploration judges a cell: the first of these that it runs."""
+
+
+def judged_by(stages: tuple[Stage, ...]) -> Stage:
+    """The stage of a cell by whose held-out accuracy an exploration judges it."""
+    assert {"pretrain", *JUDGED}.issuperset(stages), f"one of {stages} has no place in JUDGED"
+    return next(stage for stage in JUDGED if stage in stages)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Expansion:
     def add_explored(self, stages: tuple[Stage, ...], cell: Cell) -> Explored:
         """Make what a cell of an exploration needs, in which nothing is left open."""
         needed = self.add_cell(stages, cell)
-        judged = next(stage for stage in JUDGED if stage in stages)
+        judged = judged_by(stages)
         last, measured = self.maker.make(judged, cell), self.option({}, judged, cell)
         trials = needed | {*measured.trials, *measured.needs}
         self.naive.update(self.specs[id].stage for id in trials - needed)
@@ -162,7 +168,13 @@ class Expansion:
         return Option(changes, trials, tuple(sorted(needs)))
 
     def _dev_splits(self, stage: Stage, cell: Cell) -> list[DevSplit]:
-        fraction = 1.0 if stage == "pretrain" else float(cell["label_fraction"])
+        match stage:
+            case "pretrain":
+                fraction = 1.0
+            case "linear" | "finetune" | "supervised" | "distill":
+                fraction = float(cell["label_fraction"])
+            case _:
+                assert_never(stage)
         dev, labelled = self.study.dev, self.labelled(fraction)
         if labelled < dev.folds:
             raise ValueError(

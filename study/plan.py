@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from datasets.splits import held_out_rows
 from study.check import check_batch, check_number, micro_batches
@@ -26,7 +26,15 @@ from trainables.architecture import (
     parse_architecture,
 )
 from trainables.schedule import learning_rate_at, total_steps
-from trainables.spec import DistillSettings, FinetuneSettings, LinearSettings, PretrainSettings, Stage
+from trainables.spec import (
+    DistillSettings,
+    FinetuneSettings,
+    LinearSettings,
+    PretrainSettings,
+    Settings,
+    Stage,
+    SupervisedSettings,
+)
 
 
 class Images(Protocol):
@@ -226,12 +234,26 @@ def check_training(id: str, spec: TrialSpec, execution: Execution, images: Image
 
 def training_rows(spec: TrialSpec, images: Images) -> int:
     """Number of images that one epoch of a trial passes over, without those that it holds out."""
-    settings, dev = spec.settings, spec.dev
+    dev = spec.dev
     held_out = 0 if dev is None else len(held_out_rows(images.labelled(dev.label_fraction), dev.folds, dev.fold))
-    if isinstance(settings, PretrainSettings) or (isinstance(settings, DistillSettings) and settings.images == "all"):
-        return images.train_images - held_out
-    assert settings.label_fraction is not None
-    return images.labelled(settings.label_fraction) - held_out
+    return _rows_read(spec.settings, images) - held_out
+
+
+def _rows_read(settings: Settings, images: Images) -> int:
+    if isinstance(settings, PretrainSettings):
+        return images.train_images
+    if isinstance(settings, FinetuneSettings | LinearSettings | SupervisedSettings):
+        return images.labelled(settings.label_fraction)
+    if isinstance(settings, DistillSettings):
+        match settings.images:
+            case "all":
+                return images.train_images
+            case "labelled":
+                assert settings.label_fraction is not None
+                return images.labelled(settings.label_fraction)
+            case _:
+                assert_never(settings.images)
+    assert_never(settings)
 
 
 @lru_cache
@@ -261,9 +283,11 @@ def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, Planne
     if isinstance(settings, LinearSettings):
         features = rows * forward_flops_of(spec.architecture, size, 0, 0, 0)
         return features + seen * 3 * 2 * feature_dim(parse_architecture(spec.architecture)) * classes
-    student = seen * passes * forward_flops_of(spec.architecture, size, classes, 0, 0)
+    from_scratch = seen * passes * forward_flops_of(spec.architecture, size, classes, 0, 0)
+    if isinstance(settings, SupervisedSettings):
+        return from_scratch
     if isinstance(settings, DistillSettings):
         assert spec.parent is not None
         teacher = spec_of(spec.parent)
-        return student + seen * forward_flops_of(teacher.architecture, size, classes, *head_of(teacher, spec_of))
-    return student
+        return from_scratch + seen * forward_flops_of(teacher.architecture, size, classes, *head_of(teacher, spec_of))
+    assert_never(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import torch
 
@@ -23,7 +24,14 @@ from trainables.linear import FeatureStream, task_of
 from trainables.linear import build as build_linear
 from trainables.loop import DTYPES, train
 from trainables.pretrain import Pretraining
-from trainables.spec import Optimization, PretrainSettings
+from trainables.spec import (
+    DistillSettings,
+    FinetuneSettings,
+    LinearSettings,
+    Optimization,
+    PretrainSettings,
+    SupervisedSettings,
+)
 from trainables.stage import Assignment
 from trainables.stages import RUN
 
@@ -153,6 +161,9 @@ def _random_model(spec: TrialSpec, plan: Plan, folder: Path) -> str:
         module = Pretraining(parse_architecture(spec.architecture), size, classes, plain)
         save_state(str(path), {"head_depth": plain.head_depth, "module": module.state_dict()})
         return str(path)
-    depth, layers = head_of(spec, lambda id: plan.trials[id].spec)
-    save_state(str(path), model_state(Classifier(ModelSpec(spec.architecture, size, classes, depth, layers))))
-    return str(path)
+    assert not isinstance(spec.settings, LinearSettings), "nothing builds on a linear classifier"
+    if isinstance(spec.settings, FinetuneSettings | SupervisedSettings | DistillSettings):
+        depth, layers = head_of(spec, lambda id: plan.trials[id].spec)
+        save_state(str(path), model_state(Classifier(ModelSpec(spec.architecture, size, classes, depth, layers))))
+        return str(path)
+    assert_never(spec.settings)

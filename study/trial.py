@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -14,14 +14,17 @@ from study.problems import explain_errors
 from trainables.ranges import Seed
 from trainables.spec import (
     PROTOCOL,
-    SETTINGS,
     DevSplit,
+    DistillSettings,
     FinetuneSettings,
+    LinearSettings,
     PretrainSettings,
     Resize,
     Settings,
     Spec,
     Stage,
+    SupervisedSettings,
+    settings_of,
 )
 
 
@@ -99,8 +102,13 @@ class TrialSpec(Spec):
         for letter, field in (("d", "head_depth"), ("h", "head_layer")):
             if field in settings:
                 words.append(f"{letter}{settings[field]}")
-        if self.stage == "distill":
-            words.append(f"t{settings['temperature']:g}")
+        match self.stage:
+            case "distill":
+                words.append(f"t{settings['temperature']:g}")
+            case "pretrain" | "linear" | "finetune" | "supervised":
+                pass
+            case _:
+                assert_never(self.stage)
         words.append(f"s{self.seed}")
         if self.dev is not None:
             words.append(f"dev{self.dev.fold + 1}of{self.dev.folds}")
@@ -139,12 +147,15 @@ def head_of(spec: TrialSpec, ancestor: Callable[[str], TrialSpec]) -> tuple[int,
 
     Both are 0 but for fine-tuned models; `ancestor` gives the specification of a trial's parent by its id.
     """
-    if not isinstance(spec.settings, FinetuneSettings):
+    settings = spec.settings
+    if isinstance(settings, PretrainSettings | LinearSettings | SupervisedSettings | DistillSettings):
         return 0, 0
-    assert spec.parent is not None
-    pretrained = ancestor(spec.parent).settings
-    assert isinstance(pretrained, PretrainSettings)
-    return pretrained.head_depth, spec.settings.head_layer
+    if isinstance(settings, FinetuneSettings):
+        assert spec.parent is not None
+        pretrained = ancestor(spec.parent).settings
+        assert isinstance(pretrained, PretrainSettings)
+        return pretrained.head_depth, settings.head_layer
+    assert_never(settings)
 
 
 def parse_trial(plain: Mapping[str, Any]) -> TrialSpec:
@@ -153,11 +164,9 @@ def parse_trial(plain: Mapping[str, Any]) -> TrialSpec:
     Raises:
         ValueError: a key or type that this version of the code does not know.
     """
-    stage = plain.get("stage")
-    if stage not in SETTINGS:
-        raise ValueError(f"stage {stage!r} is not one of {', '.join(SETTINGS)}")
+    kind = settings_of(plain.get("stage", ""))
     try:
-        settings = SETTINGS[stage].model_validate(plain["settings"])
+        settings = kind.model_validate(plain["settings"])
         return TrialSpec.model_validate({**plain, "settings": settings})
     except ValidationError as error:
         raise ValueError("trial specification: " + "; ".join(explain_errors(error, TrialSpec))) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,7 +57,13 @@ def run(assignment: Assignment, context: Context) -> Outcome:
             teacher_logits = together(logits)
         return views[0], teacher_logits, labels
 
-    rows = labelled if settings.images == "labelled" else assignment.manifest.train_images
+    match settings.images:
+        case "labelled":
+            rows = labelled
+        case "all":
+            rows = assignment.manifest.train_images
+        case _:
+            assert_never(settings.images)
     task = Task(
         student,
         inputs,

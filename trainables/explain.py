@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import nn
@@ -14,7 +15,15 @@ from trainables.heads import ProjectionHead
 from trainables.lars import adapts_classifier, parameter_groups
 from trainables.norm import GlobalBatchNorm
 from trainables.pretrain import Pretraining
-from trainables.spec import DistillSettings, EncoderRecipe, FinetuneSettings, LinearSettings, PretrainSettings, Settings
+from trainables.spec import (
+    DistillSettings,
+    EncoderRecipe,
+    FinetuneSettings,
+    LinearSettings,
+    PretrainSettings,
+    Settings,
+    SupervisedSettings,
+)
 
 Network = tuple[str, nn.Module, str]
 """A network or a layer of one, by name, and the moments by which its batch norms normalize in training."""
@@ -97,6 +106,8 @@ def _networks(
     if isinstance(settings, LinearSettings):
         encoder, classifier = linear.build(architecture, image_size, classes)
         return classifier, [("encoder", encoder, "moving"), ("classifier", classifier, "")]
+    if not isinstance(settings, EncoderRecipe):
+        assert_never(settings)
     moments = _moments(settings)
     if isinstance(settings, PretrainSettings):
         module = Pretraining(architecture, image_size, classes, settings)
@@ -108,8 +119,10 @@ def _networks(
     if isinstance(settings, FinetuneSettings):
         model = finetune.build(architecture, image_size, classes, head_depth, settings)
         return model, _of_classifier(model, moments, "")
-    model = supervised.build(architecture, image_size, classes, settings)
-    return model, _of_classifier(model, moments, "student's " if isinstance(settings, DistillSettings) else "")
+    if isinstance(settings, SupervisedSettings | DistillSettings):
+        model = supervised.build(architecture, image_size, classes, settings)
+        return model, _of_classifier(model, moments, "student's " if isinstance(settings, DistillSettings) else "")
+    assert_never(settings)
 
 
 def _moments(settings: EncoderRecipe) -> str:

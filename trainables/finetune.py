@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, assert_never
 
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def build(
     """
     spec = ModelSpec(architecture.name, image_size, classes, head_depth, settings.head_layer)
     classifier = Classifier(spec, zero_init=True)
-    classifier.head.requires_grad_(settings.kept_head == "trained")
+    classifier.head.requires_grad_(trains_head(settings))
     set_moving_variance(classifier, settings.moving_variance)
     return classifier
 
@@ -55,8 +56,20 @@ def run(assignment: Assignment, context: Context) -> Outcome:
     def kept() -> dict[str, Tensor]:
         return dict(classifier.head.named_parameters())  # without moving statistics, which go on
 
-    with unchanged("the kept head", kept) if settings.kept_head == "frozen" else nullcontext():
+    watched: AbstractContextManager[Any] = nullcontext() if trains_head(settings) else unchanged("the kept head", kept)
+    with watched:
         return train_supervised(assignment, settings, classifier, 0.0, context)
+
+
+def trains_head(settings: FinetuneSettings) -> bool:
+    """Whether the layers of the projection head that are kept are trained."""
+    match settings.kept_head:
+        case "trained":
+            return True
+        case "frozen":
+            return False
+        case _:
+            assert_never(settings.kept_head)
 
 
 def load_pretrained(classifier: Classifier, parent: State) -> None:

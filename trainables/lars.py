@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import Tensor, nn
 
 from trainables.heads import LinearClassifier
 from trainables.norm import GlobalBatchNorm
-from trainables.spec import DistillSettings, Settings
+from trainables.spec import (
+    DistillSettings,
+    FinetuneSettings,
+    LinearSettings,
+    PretrainSettings,
+    Settings,
+    SupervisedSettings,
+)
 
 TRUST_COEFFICIENT = 0.001  # official code, `eeta`
 
@@ -28,7 +35,14 @@ def parameter_groups(
     ratio) and "batch_norm_and_bias" (neither). With `adapt_classifier`, its kernel is among the adapted, as in the
     official distillation. "sgd": "decayed" (biases too) and "batch_norm". Empty groups are left out.
     """
-    names = ("adapted", "classifier", "batch_norm_and_bias") if optimizer == "lars" else ("decayed", "batch_norm")
+    names: tuple[str, ...]
+    match optimizer:
+        case "lars":
+            names = ("adapted", "classifier", "batch_norm_and_bias")
+        case "sgd":
+            names = ("decayed", "batch_norm")
+        case _:
+            assert_never(optimizer)
     parameters: dict[str, list[nn.Parameter]] = {name: [] for name in names}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
@@ -52,7 +66,11 @@ def parameter_groups(
 
 def adapts_classifier(settings: Settings) -> bool:
     """Whether the linear classifier is decayed and adapted like kernels: in distillation only (official notebook)."""
-    return isinstance(settings, DistillSettings)
+    if isinstance(settings, DistillSettings):
+        return True
+    if isinstance(settings, PretrainSettings | LinearSettings | FinetuneSettings | SupervisedSettings):
+        return False
+    assert_never(settings)
 
 
 class LARS(torch.optim.Optimizer):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -144,16 +144,24 @@ def build_optimizer(task: Task) -> torch.optim.Optimizer:
     groups = parameter_groups(
         task.module, optimization.weight_decay, optimization.optimizer, adapt_classifier=task.adapt_classifier
     )
-    if optimization.optimizer == "lars":
-        return LARS(groups, lr=0.0, momentum=optimization.momentum)
-    return torch.optim.SGD(groups, lr=0.0, momentum=optimization.momentum, nesterov=optimization.momentum > 0)
+    match optimization.optimizer:
+        case "lars":
+            return LARS(groups, lr=0.0, momentum=optimization.momentum)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=0.0, momentum=optimization.momentum, nesterov=optimization.momentum > 0)
+        case _:
+            assert_never(optimization.optimizer)
 
 
 def autocast(optimization: Optimization, device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 autocast when the precision asks for it, else nothing."""
-    if optimization.precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    match optimization.precision:
+        case "bfloat16":
+            return torch.autocast(device.type, dtype=torch.bfloat16)
+        case "float32" | "float64":
+            return nullcontext()
+        case _:
+            assert_never(optimization.precision)
 
 
 def _batches(stream: BatchStream, first: int, last: int) -> Iterator[Batch]:

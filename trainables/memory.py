@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,13 @@ class ContrastiveMemory(nn.Module):
         """
         if self.network is None:
             return None
-        self.network.train(self.settings.key_batch_norm == "batch")
+        match self.settings.key_batch_norm:
+            case "batch":
+                self.network.train()
+            case "moving":
+                self.network.eval()
+            case _:
+                assert_never(self.settings.key_batch_norm)
         keys = self.queue.new_empty(len(views), self.queue.shape[1])
         with moving_share(self.network, 1.0):
             for part in range(micro_batches):
@@ -73,7 +80,13 @@ class ContrastiveMemory(nn.Module):
 
     def batch_keys(self, keys: Tensor | None) -> Tensor | None:
         """What the loss contrasts the current batch with: `keys`, or None where the encoder makes the batch's keys."""
-        return keys if self.settings.batch_keys == "momentum" else None
+        match self.settings.batch_keys:
+            case "momentum":
+                return keys
+            case "encoder":
+                return None
+            case _:
+                assert_never(self.settings.batch_keys)
 
     def negatives(self) -> Tensor:
         """The last `size` keys enqueued, or as many as there are, at unit length (q, d); `enqueue` overwrites them."""
@@ -88,7 +101,14 @@ class ContrastiveMemory(nn.Module):
         size = len(self.queue)
         if not size:
             return
-        new = gather_views(unit_rows(keys[:1] if self.settings.enqueue == "first" else keys))
+        match self.settings.enqueue:
+            case "first":
+                views = 1
+            case "both":
+                views = 2
+            case _:
+                assert_never(self.settings.enqueue)
+        new = gather_views(unit_rows(keys[:views]))
         kept = new[-size:]
         self._written += len(new)
         places = torch.arange(self._written - len(kept), self._written, device=new.device) % size

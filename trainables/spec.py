@@ -230,3 +230,11 @@ SETTINGS: dict[Stage, type[Settings]] = {
     "supervised": SupervisedSettings,
     "distill": DistillSettings,
 }
+
+
+def settings_of(stage: str) -> type[Settings]:
+    """The type of a stage's settings. Raises ValueError for a stage that there is not."""
+    for known, settings in SETTINGS.items():
+        if known == stage:
+            return settings
+    raise ValueError(f"stage {stage!r} is not one of {', '.join(SETTINGS)}")

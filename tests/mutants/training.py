@@ -116,8 +116,8 @@ MUTANTS = [
     ),
     (
         "trainables/distill.py",
-        'rows = labelled if settings.images == "labelled" else',
-        "rows =",
+        "            rows = labelled\n",
+        "            rows = assignment.manifest.train_images\n",
         f"{SETTINGS} -k distill-images",
     ),
     (
@@ -128,7 +128,7 @@ MUTANTS = [
     ),
     (
         "trainables/finetune.py",
-        'requires_grad_(settings.kept_head == "trained")',
+        "requires_grad_(trains_head(settings))",
         "requires_grad_(True)",
         f"{SETTINGS} -k kept_head",
     ),
@@ -204,8 +204,8 @@ MUTANTS = [
     ),
     (
         "trainables/lars.py",
-        "return isinstance(settings, DistillSettings)",
-        "return False",
+        "        return True\n",
+        "        return False\n",
         "tests/test_stages.py -k fixed_teacher",
     ),
     ("trainables/schedule.py", "// global_batch_size + 1", "// global_batch_size", VALUES + " -k learning_rates"),
@@ -254,9 +254,14 @@ MUTANTS = [
     ),
     # The memory
     ("trainables/memory.py", "1 - self.settings.decay", "self.settings.decay", f"{SETTINGS} -k momentum_encoder"),
-    ("trainables/memory.py", 'self.settings.key_batch_norm == "batch"', "True", f"{SETTINGS} -k key_batch_norm"),
-    ("trainables/memory.py", 'self.settings.enqueue == "first"', "False", f"{SETTINGS} -k enqueue"),
-    ("trainables/memory.py", 'self.settings.batch_keys == "momentum"', "True", f"{SETTINGS} -k batch_keys"),
+    ("trainables/memory.py", "self.network.eval()", "self.network.train()", f"{SETTINGS} -k key_batch_norm"),
+    ("trainables/memory.py", "views = 1\n", "views = 2\n", f"{SETTINGS} -k enqueue"),
+    (
+        "trainables/memory.py",
+        "                return None\n",
+        "                return keys\n",
+        f"{SETTINGS} -k batch_keys",
+    ),
     ("trainables/memory.py", "kept = new[-size:]", "kept = new[:size]", "tests/test_memory.py"),
     ("trainables/memory.py", "return self.queue[: self._written]", "return self.queue", "tests/test_memory.py"),
     (
