@@ -88,6 +88,9 @@ class Evidence(Protocol):
     def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
         """Which cells of a study's grid an exploration has picked, in order."""
 
+    def exploring(self, study: Study, labelled: Callable[[float], int]) -> bool:
+        """Whether a study has an exploration that may go on."""
+
 
 class NoEvidence:
     """Nothing has run: every choice is open."""
@@ -100,6 +103,33 @@ class NoEvidence:
 
     def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
         return []
+
+    def exploring(self, study: Study, labelled: Callable[[float], int]) -> bool:
+        return study.explore is not None
+
+
+class Assumed:
+    """Evidence for estimates: what is open is decided as if the first option were the best; what is known counts."""
+
+    def __init__(self, known: Evidence) -> None:
+        self.known = known
+
+    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
+        return self.known.sampled(choice)
+
+    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
+        return self.known.picked(study, labelled)
+
+    def exploring(self, study: Study, labelled: Callable[[float], int]) -> bool:
+        return self.known.exploring(study, labelled)
+
+    def decide(self, choice: Choice) -> Decision:
+        decision = self.known.decide(choice)
+        if decision is not None:
+            return decision
+        own = {axis: found.ends[0] for axis, found in choice.space.items() if axis in choice.cell}
+        first = Option(own, ()) if choice.search is not None else choice.options[0]
+        return Decision(choice, first, (), assumed=True)
 
 
 def choice_id(stage: Stage, cell: Cell, what: Mapping[str, Any]) -> str:

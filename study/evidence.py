@@ -18,10 +18,11 @@ from reports.storage import Storage
 from reports.stored import read_record
 from study.adaptive import DEFAULT_TRIALS
 from study.cells import Cell
-from study.choices import Choice, Decision, Evidence, Option, Score
+from study.choices import Choice, Decision, Option, Score
 from study.config import Study
 from study.failures import failed_for_good
 from study.grid import grid_cells
+from study.picked import stored_exploration
 
 if TYPE_CHECKING:
     from study.search import Searches
@@ -96,11 +97,7 @@ class StoredEvidence:
 
     def _exploration(self, study: Study, labelled: Callable[[float], int]) -> tuple[list[int], bool] | None:
         """Cells that an exploration has picked, and whether it is over; None before its first."""
-        if study.explore is None:
-            return None
-        from study.exploration import stored_exploration  # here, because it imports this module
-
-        return stored_exploration(study, labelled, self.searches)
+        return None if study.explore is None else stored_exploration(study, labelled, self.searches)
 
     def is_over(self, choice: Choice) -> bool:
         """Whether nothing more is to be learnt about a choice's options."""
@@ -223,24 +220,3 @@ class StoredEvidence:
 def pruned_mark(id: str) -> tuple[str, ...]:
     """Parts of the path of the file that tells a trial to stop."""
     return "checkpoints", id, "pruned.json"
-
-
-class Assumed:
-    """Evidence for estimates: what is open is decided as if the first option were the best; what is known counts."""
-
-    def __init__(self, known: Evidence) -> None:
-        self.known = known
-
-    def sampled(self, choice: Choice) -> list[tuple[Cell, bool]]:
-        return self.known.sampled(choice)
-
-    def picked(self, study: Study, labelled: Callable[[float], int]) -> list[int]:
-        return self.known.picked(study, labelled)
-
-    def decide(self, choice: Choice) -> Decision:
-        decision = self.known.decide(choice)
-        if decision is not None:
-            return decision
-        own = {axis: found.ends[0] for axis, found in choice.space.items() if axis in choice.cell}
-        first = Option(own, ()) if choice.search is not None else choice.options[0]
-        return Decision(choice, first, (), assumed=True)

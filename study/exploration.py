@@ -1,28 +1,21 @@
-"""Exploring a study's grid: which of its cells have been picked, what they need, and what became of them."""
+"""Exploring a study's grid: an exploration as storage knows it goes on, cell by cell."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 import optuna
 
-from datasets.typed_files import BadFileError, shortened
+from datasets.typed_files import BadFileError
 from study.adaptive import Explore
-from study.choices import NoEvidence
 from study.config import Study
 from study.evidence import StoredEvidence
 from study.explore import DIRECTIONS, Explorer
-from study.grid import Expansion, Explored, grid_cells
+from study.grid import Explored
+from study.picked import OVER, ending_of, exploration_id, explored_cells
 from study.plan import Images, PlannedTrial, Planner
-from study.search import JOURNAL, Searches
-from study.trial import canonical_json
-
-OVER = "over"
-"""User attribute of the Optuna study of an exploration that has ended: the budget and patience that it ended with."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +28,6 @@ class Exploration:
     settings: Explore
     payer: dict[str, int] = field(default_factory=dict)  # the first cell that needs a training pays for it
     told: set[int] = field(default_factory=set)
-
-
-def explored_cells(study: Study, labelled: Callable[[float], int]) -> tuple[list[Explored], Expansion]:
-    """What every cell of the grid needs, the trials that measure it included."""
-    expansion = Expansion(study, NoEvidence(), labelled)
-    return [expansion.add_explored(stages, cell) for stages, cell in grid_cells(study)], expansion
-
-
-def exploration_id(cells: list[Explored], explore: Explore) -> str:
-    """Name of an exploration's Optuna study: other cells or objectives are another one, another budget is not."""
-    what = {"cells": [cell.last for cell in cells], "objectives": list(explore.objectives)}
-    return f"explore-{hashlib.sha256(canonical_json(what).encode()).hexdigest()[:8]}"
 
 
 def open_exploration(
@@ -88,27 +69,6 @@ def open_exploration(
         retry_failed=evidence.retry_failed,
     )
     return Exploration(cells, explorer, opened, explore)
-
-
-def stored_exploration(
-    study: Study, labelled: Callable[[float], int], searches: Searches
-) -> tuple[list[int], bool] | None:
-    """The cells that an exploration has picked or found finished, in order, and whether it is over; None before its
-    first."""
-    assert study.explore is not None
-    cells, _ = explored_cells(study, labelled)
-    found = searches.find(exploration_id(cells, study.explore))
-    if found is None:
-        return None
-    axes = tuple(cells[0].cell)
-    numbers: dict[tuple[Any, ...], int]
-    numbers = {tuple(cell.cell[axis] for axis in axes): number for number, cell in enumerate(cells)}
-    keys = [tuple(trial.params.get(axis) for axis in axes) for trial in found.get_trials(deepcopy=False)]
-    if odd := [key for key in keys if key not in numbers]:
-        reason = f"has the cell {shortened(repr(odd[0]))} of {found.study_name}, which is none of the grid"
-        raise BadFileError(searches.storage.uri(*JOURNAL), reason)
-    picked = dict.fromkeys(numbers[key] for key in keys)
-    return list(picked), found.user_attrs.get(OVER) == ending_of(study.explore)
 
 
 def _cost(cell: Explored, objective: str, planner: Planner, hours: dict[str, float]) -> float:
@@ -161,8 +121,3 @@ def _device_hours(exploration: Exploration, evidence: StoredEvidence, number: in
     since, payer = started.astimezone(), exploration.payer
     mine = [id for id, at in ended.items() if at >= since and payer.get(id, number) == number]
     return sum(evidence.device_seconds(id) for id in mine) / 3600
-
-
-def ending_of(explore: Explore) -> list[float]:
-    """What an exploration has to be asked again after: another budget or patience."""
-    return [explore.budget_device_hours, explore.patience]

@@ -45,7 +45,7 @@ class Growth:
 
     def known(self) -> Plan:
         """The plan as far as it is known by now."""
-        return plan_of(self.expansion, self.planner, self.evidence.done, self.evidence)
+        return plan_of(self.expansion, self.planner, self.evidence.done)
 
     def after(self, changed: list[tuple[str, State]]) -> list[PlannedTrial]:
         """The trials that are known only after some have ended or were skipped."""

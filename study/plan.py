@@ -12,9 +12,8 @@ from typing import Protocol, assert_never
 from datasets.splits import held_out_rows
 from study.check import check_batch, check_number, micro_batches
 from study.check_space import check_space
-from study.choices import Choice, NoEvidence
+from study.choices import Assumed, Choice, Evidence
 from study.config import Execution, Study, expected_labels
-from study.evidence import Assumed, StoredEvidence
 from study.grid import Expansion, expand
 from study.trial import TrialSpec, head_of
 from trainables.architecture import (
@@ -140,36 +139,32 @@ class Planner:
         return self.trials[id]
 
 
-def make_plan(
-    study: Study, images: Images, finished: Iterable[str] = (), evidence: StoredEvidence | None = None
-) -> Plan:
+def make_plan(study: Study, images: Images, finished: Iterable[str] = (), evidence: Evidence | None = None) -> Plan:
     """Expand, merge and cost a study, as far as `evidence` decides what it leaves open.
 
     Raises:
         ValueError: a combination that cannot be run, named with the trial that it belongs to.
     """
-    return plan_of(expand(study, evidence, images.labelled), Planner(study, images), finished, evidence)
+    return plan_of(expand(study, evidence, images.labelled), Planner(study, images), finished)
 
 
-def plan_of(
-    expansion: Expansion, planner: Planner, finished: Iterable[str], evidence: StoredEvidence | None = None
-) -> Plan:
+def plan_of(expansion: Expansion, planner: Planner, finished: Iterable[str]) -> Plan:
     """The plan of an expansion; its trials are added to the planner."""
     for id, spec in expansion.specs.items():
         if id not in planner.trials:
             planner.add(id, spec)
     trials = dict(planner.trials)
     done = frozenset(set(finished) & set(trials))
-    study, images = planner.study, planner.images
-    exploring = study.explore is not None and (evidence is None or evidence.exploring(study, images.labelled))
+    study, images, evidence = planner.study, planner.images, expansion.evidence
+    exploring = evidence.exploring(study, images.labelled)
     if not expansion.choices:
         return Plan(study, expansion.cells, expansion.naive, trials, done, exploring=exploring)
-    whole = expand(study, Assumed(evidence or NoEvidence()), images.labelled)
+    whole = expand(study, Assumed(evidence), images.labelled)
     for choice in whole.choices.values():
         if choice.search is not None:
             check_space(choice, whole.maker, lambda spec: check_training(spec.stage, spec, study.execution, images))
     assumed = _assumed(whole, Planner(study, images), trials)
-    still_open = tuple(choice for choice in expansion.choices.values() if expansion.evidence.decide(choice) is None)
+    still_open = tuple(choice for choice in expansion.choices.values() if evidence.decide(choice) is None)
     return Plan(study, expansion.cells, whole.naive, trials, done, assumed, still_open)
 
 

@@ -68,15 +68,18 @@ class Searches:
             if storage.exists(*JOURNAL):
                 self._file.write_bytes(storage.read_bytes(*JOURNAL, most=MOST_BYTES))
 
+    @property
+    def uri(self) -> str:
+        """Path or URL of the journal, for messages."""
+        return self.storage.uri(*JOURNAL)
+
     def samples(self, choice: Choice) -> list[tuple[Cell, State]]:
         """What a search has sampled, in order: the changes of the cell, and what became of them."""
         study = self.find(choice.id)
         trials = [] if study is None else study.get_trials(deepcopy=False)
         space = _space(choice)
         if odd := [trial.number for trial in trials if trial.distributions != space]:
-            raise BadFileError(
-                self.storage.uri(*JOURNAL), f"has samples of {choice.id} of other ranges than it searches: {odd[:10]}"
-            )
+            raise BadFileError(self.uri, f"has samples of {choice.id} of other ranges than it searches: {odd[:10]}")
         return [(dict(trial.params), STATES[trial.state]) for trial in trials]
 
     def ask(self, choice: Choice) -> int:
@@ -143,7 +146,7 @@ class Searches:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             # A symlink, the default, is not to be had on every file system. A launch that was killed leaves its lock.
             lock = JournalFileOpenLock(str(self._file), LOCK_SECONDS)
-            self._journal = JournalStorage(CheckedJournal(str(self._file), lock, self.storage.uri(*JOURNAL)))
+            self._journal = JournalStorage(CheckedJournal(str(self._file), lock, self.uri))
         return self._journal
 
     def _beginning(self, choice: Choice, study: optuna.Study) -> list[dict[str, Any]]:
@@ -152,7 +155,7 @@ class Searches:
         if isinstance(found, list) and all(_fits(params, space) for params in found):
             return found
         reason = f"has a {BEGINNING} of {choice.id} that is no list of settings within its ranges"
-        raise BadFileError(self.storage.uri(*JOURNAL), reason)
+        raise BadFileError(self.uri, reason)
 
     def _winners_like(self, choice: Choice) -> list[dict[str, object]]:
         """The best settings of the latest searches at the same stage over the same ranges, each once."""

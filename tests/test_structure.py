@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.metadata
 import json
 import re
@@ -57,6 +58,29 @@ def test_imports_go_downward(package: str) -> None:
         file: sorted(name for name in names if name.partition(".")[0] in forbidden) for file, names in found.items()
     }
     assert not {file: names for file, names in wrong.items() if names}
+
+
+def drawn_imports() -> dict[str, set[str]]:
+    """Every module of the four packages, with those that it imports: also inside of functions, and for types."""
+    files = [file for package in MAY_IMPORT for file in (ROOT / package).rglob("*.py")]
+    dotted = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    modules = {name.removesuffix(".__init__"): file for name, file in dotted.items()}
+    graph: dict[str, set[str]] = {}
+    for module, file in modules.items():
+        graph[module] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                graph[module] |= {alias.name for alias in node.names} & modules.keys()
+            elif isinstance(node, ast.ImportFrom):
+                full = {f"{node.module}.{alias.name}": str(node.module) for alias in node.names}
+                graph[module] |= {name if name in modules else of for name, of in full.items()} & modules.keys()
+    return graph
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = drawn_imports()
+    assert len(graph) > 200 and "study.launch" in graph["study.cli"]  # which is imported where it is needed
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
