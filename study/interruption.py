@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
-import math
-import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import ray
@@ -28,23 +22,20 @@ from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 from datasets.typed_files import BadFileError
 from reports.progress import read_progress
 from reports.storage import Storage
+from study.clouds.catalog import CLOUDS, first_deadline, preemption_notices
 from study.cluster import ray_nodes
 from study.failures import failed_in, note_death
 from study.killed import reason
 
 NOTICE_SECONDS = 5.0
-"""Every worker looks for a notice this often; AWS gives it two minutes ahead and asks to look every five seconds."""
+"""Every worker looks for a notice this often. AWS gives it two minutes ahead and asks to look every five seconds;
+Google gives it 30 seconds ahead."""
 
 GONE_SECONDS = 20.0
 """After a process was lost, so long Ray may take to find its node dead: five health checks that are not answered."""
 
-METADATA = "http://169.254.169.254"
-
 ASKING_SECONDS = 0.5
 """Every worker asks the cluster this often whether its launch ends."""
-
-TRIES = 5
-"""Where no metadata service has answered so often there is none: for half a minute, with the pauses between them."""
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +136,7 @@ class Notices:
 def watching(launch: str) -> Iterator[Notices]:
     """Watch for the end of this trial's nodes, and for that of its launch.
 
-    To be entered by all ranks. Every worker asks the cloud about its own node and tells Ray, which then starts nothing
+    To be entered by all ranks. Every worker asks the clouds about its own node and tells Ray, which then starts nothing
     new there, and `study.gang` takes the end of the training for that of the node. (Ray Train's own watcher is one more
     process on some node for each gang, and does not work in trials of one worker.)
     """
@@ -155,8 +146,8 @@ def watching(launch: str) -> Iterator[Notices]:
         return
     ours = nodes_of_all_ranks()
 
-    def watch() -> None:
-        cloud, told, looked_at = SpotNotice(), False, time.monotonic()
+    def watch(asking: ThreadPoolExecutor) -> None:
+        clouds, told, looked_at = preemption_notices(), False, time.monotonic()
         while not over.wait(ASKING_SECONDS) and not notices.ends.is_set():
             try:
                 if launch_ends(launch):
@@ -164,7 +155,7 @@ def watching(launch: str) -> Iterator[Notices]:
                 if notices.goes.is_set() or time.monotonic() - looked_at < NOTICE_SECONDS:
                     continue
                 looked_at = time.monotonic()
-                if (deadline := cloud.deadline()) is not None:
+                if (deadline := first_deadline(clouds, asking)) is not None:
                     drain(here, deadline)
                 if ours & draining_nodes():
                     notices.goes.set()
@@ -173,13 +164,14 @@ def watching(launch: str) -> Iterator[Notices]:
                     logger.warning("the end of nodes could not be watched for, which is tried again: %s", error)
                 told = True
 
-    thread = threading.Thread(target=watch, name="notices", daemon=True)
-    thread.start()
-    try:
-        yield notices
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(len(CLOUDS), "clouds") as asking:
+        thread = threading.Thread(target=watch, args=[asking], name="notices", daemon=True)
+        thread.start()
+        try:
+            yield notices
+        finally:
+            over.set()
+            thread.join()
 
 
 def nodes_of_all_ranks() -> set[str]:
@@ -201,49 +193,3 @@ def drain(node: str, deadline: float) -> None:
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     client.drain_node(node, reason, "the cloud takes this node away", int(deadline * 1000))
-
-
-class SpotNotice:
-    """What EC2 tells an instance of its own end; asks no more where nobody ever answered, which is everywhere else."""
-
-    def __init__(self) -> None:
-        self._url = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA).rstrip("/")
-        disabled = os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
-        self._tries_left = 0.0 if disabled else TRIES
-        self._puzzled = False
-
-    def deadline(self) -> float | None:
-        """When this instance ends, in seconds since the epoch; None if it is not told to, or nobody answers now."""
-        if not self._tries_left:
-            return None
-        try:
-            token = self._ask("PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
-            self._tries_left = math.inf
-            answer = self._ask("GET", "meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
-            return _end_of(answer)
-        except urllib.error.HTTPError:  # 404: no notice
-            self._tries_left = math.inf
-        except (OSError, http.client.HTTPException):  # nobody, too late, or cut short
-            self._tries_left -= 1
-        except ValueError as error:
-            if not self._puzzled:
-                logger.warning("this notice of the instance's metadata service is not understood: %s", error)
-            self._puzzled = True
-        return None
-
-    def _ask(self, method: str, path: str, headers: dict[str, str]) -> str:
-        request = urllib.request.Request(f"{self._url}/latest/{path}", method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=1.0) as answer:
-            text: str = answer.read().decode()
-        return text
-
-
-def _end_of(notice: str) -> float:
-    """When an instance ends by its notice, in seconds since the epoch; hibernation begins at once.
-
-    Raises ValueError for anything else than a notice.
-    """
-    told = json.loads(notice)
-    if not isinstance(told, dict) or not isinstance(told.get("time"), str):
-        raise ValueError(f"expected an action and a time, found {notice!r}")
-    return time.time() if told.get("action") == "hibernate" else datetime.fromisoformat(told["time"]).timestamp()

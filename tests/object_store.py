@@ -112,6 +112,7 @@ def running_store() -> Iterator[ObjectStore]:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_GCE_CHECK": "true",
         }.items():
             patch.setenv(name, value)
         try:

@@ -53,5 +53,5 @@ def node_profile(endpoint: str, role: str) -> str:
     """What a login shell of a node sets: its role's credentials, AWS's address, and Ray's settings for this machine."""
     return f"""
 export AWS_ENDPOINT_URL={endpoint} AWS_ACCESS_KEY_ID={role} AWS_SECRET_ACCESS_KEY=mock AWS_EC2_METADATA_DISABLED=true
-export RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=150000000 AUTOSCALER_UPDATE_INTERVAL_S=2
+export NO_GCE_CHECK=true RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=150000000 AUTOSCALER_UPDATE_INTERVAL_S=2
 """

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 import trials
+from metadata_servers import AWS, END, Metadata, running
 from reports.storage import Storage
 from reports.stored import read_failures
 from study.failures import NoNodesError, failed_for_good, note_error
-from study.interruption import TRIES, SpotNotice, deaths_before
+from study.interruption import deaths_before
 from trainables.checkpoint import load_state
 from trainables.context import Context
 from trainables.stages import run_stage
@@ -26,104 +24,12 @@ from trainables.stages import run_stage
 LAUNCH = "2026-03-01T12:00:00+00:00"
 
 
-class Metadata(BaseHTTPRequestHandler):
-    """EC2's metadata service, version 2: a token first, then 404 until there is a notice."""
-
-    notice: str | None = None
-    asked: int = 0
-    fault: str = ""
-
-    def do_PUT(self) -> None:
-        type(self).asked += self.fault != ""
-        if self.fault == "silence":
-            return
-        granted = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "60"
-        self._answer(200 if granted else 403, "a-token")
-
-    def do_GET(self) -> None:
-        type(self).asked += 1
-        assert self.path == "/latest/meta-data/spot/instance-action"
-        if self.headers["X-aws-ec2-metadata-token"] != "a-token":
-            self._answer(401, "")
-        elif self.notice is None:
-            self._answer(404, "")
-        else:
-            self._answer(200, self.notice)
-
-    def _answer(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text) + (self.fault == "cut short")))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Metadata]]:
-    class Fresh(Metadata):
-        pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Fresh)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
-    yield Fresh
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_spot_notice_of_the_cloud_is_read(metadata: type[Metadata]) -> None:
-    cloud = SpotNotice()
-    assert cloud.deadline() is None and cloud.deadline() is None and metadata.asked == 2
-    metadata.notice = json.dumps({"action": "terminate", "time": "2026-03-01T08:22:00Z"})
-    assert cloud.deadline() == datetime(2026, 3, 1, 8, 22, tzinfo=UTC).timestamp()
-
-
-def test_machine_outside_of_the_cloud_has_no_notice(monkeypatch: pytest.MonkeyPatch, metadata: type[Metadata]) -> None:
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert SpotNotice().deadline() is None and metadata.asked == 0
-    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
-    assert SpotNotice().deadline() is None
-
-
-FAULTS = ["silence", "cut short"]
-END = json.dumps({"action": "stop", "time": "2099-03-01T08:22:00Z"})
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_service_that_never_answered_is_asked_no_more_after_a_few_tries(metadata: type[Metadata], fault: str) -> None:
-    metadata.fault = fault
-    cloud = SpotNotice()
-    assert [cloud.deadline() for _ in range(2 * TRIES)] == [None] * 2 * TRIES and metadata.asked == TRIES
-    metadata.fault, metadata.notice = "", END
-    assert cloud.deadline() is None
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_service_that_answered_once_is_asked_for_ever(metadata: type[Metadata], fault: str) -> None:
-    cloud = SpotNotice()
-    assert cloud.deadline() is None
-    metadata.fault, metadata.notice = fault, END
-    assert [cloud.deadline() for _ in range(2 * TRIES)] == [None] * 2 * TRIES
-    metadata.fault = ""
-    assert cloud.deadline() == datetime(2099, 3, 1, 8, 22, tzinfo=UTC).timestamp()
-
-
-def test_notice_that_is_not_understood_is_told_once_and_the_next_one_is_read(
-    metadata: type[Metadata], caplog: pytest.LogCaptureFixture
-) -> None:
-    cloud = SpotNotice()
-    for notice in ("<html>", "[]", "{}", '{"action": "stop", "time": 5}', '{"action": "stop", "time": "soon"}'):
-        metadata.notice = notice
-        assert cloud.deadline() is None
-    assert len(caplog.records) == 1 and "not understood" in caplog.text
-    metadata.notice = END
-    assert cloud.deadline() is not None
+    with running(AWS) as server:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{server.address}/")
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+        yield server
 
 
 WATCHING = """

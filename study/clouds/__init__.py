@@ -1,0 +1,1 @@
+"""What clouds tell their machines: a cloud is one file, and a line in `catalog.py`."""
