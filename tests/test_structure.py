@@ -60,6 +60,18 @@ def test_imports_go_downward(package: str) -> None:
     assert not {file: names for file, names in wrong.items() if names}
 
 
+def test_one_client_asks_object_stores_and_one_function_writes_atomically() -> None:
+    homes = {
+        "S3FileSystem(": "datasets/object_store.py",
+        "GcsFileSystem(": "datasets/object_store.py",
+        "FileSystem.from_uri(": "datasets/object_store.py",
+        "os.fsync(": "datasets/filesystem.py",
+    }
+    texts = {str(f.relative_to(ROOT)): f.read_text() for package in MAY_IMPORT for f in (ROOT / package).rglob("*.py")}
+    for words, home in homes.items():
+        assert [file for file, text in texts.items() if words in text] == [home], words
+
+
 def drawn_imports() -> dict[str, set[str]]:
     """Every module of the four packages, with those that it imports: also inside of functions, and for types."""
     files = [file for package in MAY_IMPORT for file in (ROOT / package).rglob("*.py")]
