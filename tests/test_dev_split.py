@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import trials
 from datasets.manifest import read_manifest
-from datasets.splits import held_out_rows, label_ranks
+from datasets.splits import held_out_rows, label_ranks, labelled_rows
 from datasets.stream import TrainStream, eval_batches
 from digit_shards import LABELLED, SIZE, TEST, TRAIN, Digits, digits, write
 from studies import tiny_study
@@ -207,6 +207,11 @@ def test_labels_of_what_is_held_out_are_read_too() -> None:
 
     assert pretraining.labels_read is None and read(pretraining, 0.3) == 0.3
     assert read(finetuning, 0.3) == 0.3 and read(finetuning, 0.05) == 0.1
+
+
+def test_labels_are_those_of_ranks_below_the_fraction(shards: str) -> None:
+    for fraction in [0.001, *np.sort(digits().ranks[:LABELLED])[20::17]]:
+        assert labelled_rows(shards, read_manifest(shards), float(fraction)) == digits().known(fraction)
 
 
 def test_manifest_and_labels_are_as_assumed(shards: str) -> None:

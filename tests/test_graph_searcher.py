@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
+
 from studies import tiny_study
 from study.plan import ExpectedImages, Plan, make_plan
-from study.schedule import Schedule, predecessors
+from study.schedule import Ending, Schedule, predecessors
 from study.searcher import GraphSearcher
 
 GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1, 1.0], "temperature": [0.1, 1.0]}
@@ -83,6 +85,18 @@ def test_descendants_of_a_failure_are_skipped_and_the_rest_goes_on() -> None:
         small = trial.spec.architecture == "r10w0.0625"
         expected = "done" if small or trial.spec.stage == "supervised" else "failed" if id == failing else "skipped"
         assert states[id] == expected, id
+
+
+@pytest.mark.parametrize("ending", ["pruned", "failed"])
+def test_trial_that_is_added_when_what_it_needs_has_ended_badly_is_skipped(ending: Ending) -> None:
+    plan = a_plan()
+    first = next(iter(plan.trials))
+    child = next(trial for trial in plan.trials.values() if trial.spec.parent == first)
+    schedule = Schedule(dataclasses.replace(plan, trials={first: plan.trials[first]}), lambda id: ending, 1)
+    schedule.grow = lambda changed: [child]
+    assert schedule.next() == plan.trials[first]
+    schedule.ended(first)
+    assert schedule.states == {first: ending, child.id: "skipped"} and schedule.next() == "end"
 
 
 def test_a_wide_trial_is_not_starved_by_narrow_ones() -> None:

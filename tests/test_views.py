@@ -201,7 +201,8 @@ def test_half_of_the_images_are_mirrored() -> None:
     assert 420 < mirrored.sum() < 580  # five standard deviations
 
 
-def test_color_and_blur_happen_as_often_as_in_the_official_code() -> None:
+def test_color_and_blur_happen_as_often_as_in_the_official_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_SIGMAS", (0.5, 2.0))  # the smallest ones change nothing
     images, ids = _images(1, 32, 32).repeat(1000, 1, 1, 1), torch.arange(1000)
     still = Augmentation(crop=False, flip=False)
     colored = _views(images, ids, still.model_copy(update={"color_strength": 1.0}))
@@ -210,7 +211,7 @@ def test_color_and_blur_happen_as_often_as_in_the_official_code() -> None:
     blurred = (_views(images, ids, still.model_copy(update={"blur": True})) - images / 255).abs().amax((1, 2, 3)) > 1e-6
     assert 137 < gray.sum() < 263  # p = 0.2, five standard deviations
     assert 104 < untouched.sum() < 216  # p = 0.2 * 0.8
-    assert 400 < blurred.sum() < 580  # p = 0.5; the smallest sigmas change nothing
+    assert 421 < blurred.sum() < 579  # p = 0.5
 
 
 def test_auto_augment_acts_after_crop_and_flip_and_before_color_and_blur() -> None:

@@ -18,7 +18,7 @@ MUTANTS = [
         "datasets/splits.py",
         "np.count_nonzero(ranks < fraction)",
         "np.count_nonzero(ranks <= fraction)",
-        f"{SPLITS} tests/test_stream.py",
+        "tests/test_dev_split.py -k below_the_fraction",
     ),
     ("datasets/splits.py", "np.random.default_rng([seed, int(label)])", "np.random.default_rng([int(label)])", SPLITS),
     ("datasets/splits.py", "order = np.lexsort((turn, rounds))", "order = np.lexsort((rounds, turn))", SPLITS),
