@@ -17,7 +17,7 @@ from typing import Literal
 
 from study.load import load_study
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.schedule import Schedule
+from study.schedule import Ending, Schedule
 from study.searcher import GraphSearcher
 from study.simulate import SimulatedClock, critical_path, simulate
 from trainables.spec import STAGES
@@ -79,8 +79,10 @@ class ThroughSearcher:
 
     def __init__(self, plan: Plan, seconds: dict[str, float], devices: int, clock: SimulatedClock) -> None:
         self.plan, self.spent, self.asked = plan, 0.0, 0
-        schedule = Schedule(plan, lambda id: "done", devices, seconds=lambda trial: seconds[trial.id], clock=clock)
-        self.searcher = GraphSearcher(schedule, lambda trial: {"id": trial.id})
+        schedule = Schedule(plan, devices, seconds=lambda trial: seconds[trial.id], clock=clock)
+        self.searcher = GraphSearcher(
+            schedule.next, lambda id: schedule.ended(id, "done"), lambda trial: {"id": trial.id}
+        )
         self.names: dict[str, str] = {}
 
     def next(self) -> PlannedTrial | Literal["wait", "end"]:
@@ -94,7 +96,7 @@ class ThroughSearcher:
         self.names[found["id"]] = name
         return self.plan.trials[found["id"]]
 
-    def ended(self, id: str) -> None:
+    def ended(self, id: str, ending: Ending) -> None:
         started = time.perf_counter()
         self.searcher.on_trial_complete(self.names[id], {})
         self.spent += time.perf_counter() - started
@@ -130,7 +132,7 @@ class InOrder:
                 return trial
         return "wait"
 
-    def ended(self, id: str) -> None:
+    def ended(self, id: str, ending: Ending) -> None:
         self.running.remove(id)
         self.done.add(id)
         self.free += self.plan.trials[id].workers

@@ -137,16 +137,16 @@ def launch(options: argparse.Namespace) -> int:
     from study.display import Display
     from study.dry_run import print_dry_run
     from study.end_of_launch import print_answer, say_what_is_missing
-    from study.launch import Wishes
     from study.launch import launch as run
+    from study.wanted import LaunchOptions
 
     storage = Storage(options.storage)
-    wishes = Wishes(only, options.retry_failed, options.budget_gpu_hours)
+    wanted = LaunchOptions(only, options.retry_failed, options.budget_gpu_hours)
     if options.dry_run:
         if not is_present(storage):
             complain(f"there is no storage at {storage.root} yet: everything would be run")
-        return print_dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wishes)
-    launched = run(study, storage, options.address, Display(rich.console.Console()), wishes)
+        return print_dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wanted)
+    launched = run(study, storage, options.address, Display(rich.console.Console()), wanted)
     if launched.plan.finished or launched.failures:
         from reports.build import read_results, write_report
         from study.reporting import study_info

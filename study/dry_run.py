@@ -7,20 +7,20 @@ import sys
 from reports.storage import Storage
 from study.end_of_launch import print_where_report_is
 from study.failures import failed_for_good
-from study.launch import Wishes, check_only, wanted_trials
 from study.plan import Plan, PlannedTrial
 from study.schedule import Schedule
+from study.wanted import LaunchOptions, check_only, wanted_trials
 
 
-def print_dry_run(plan: Plan, storage: Storage, wishes: Wishes) -> int:
+def print_dry_run(plan: Plan, storage: Storage, options: LaunchOptions) -> int:
     """Print the trials that a launch would run, in the order in which it would start them; or that all are finished."""
-    check_only(plan, wishes)
-    wanted = wanted_trials(plan, wishes)
-    failed = {} if wishes.retry_failed else failed_for_good(storage, plan.missing())
-    schedule = Schedule(plan.part(wanted), lambda id: "done", sys.maxsize, given_up=failed)
+    check_only(plan, options)
+    wanted = wanted_trials(plan, options)
+    failed = {} if options.retry_failed else failed_for_good(storage, plan.missing())
+    schedule = Schedule(plan.part(wanted), sys.maxsize, given_up=failed)
     while isinstance(trial := schedule.next(), PlannedTrial):
         print(f"{trial.id}  {trial.train_flops:.2e} FLOPs")
-        schedule.ended(trial.id)
+        schedule.ended(trial.id, "done")
     for id, failure in failed.items():
         if id in wanted:
             print(f"left alone: {id} failed before ({failure.error_type}); --retry-failed tries it again")

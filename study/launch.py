@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from datasets.audit import lacks_checksums
 from reports.records import Failure
 from reports.storage import Storage
-from reports.stored import read_failures, read_record, read_records, record_ids
+from reports.stored import read_failures, read_records, record_ids
 from study.budget import Budget
 from study.capacity import NodeTypes, living_nodes, node_types, room_for_workers, worker_slots
 from study.cluster import check_storage_is_shared, ray_cluster
 from study.config import Study
+from study.consequences import get_underway
 from study.estimate import throughput_here
 from study.evidence import StoredEvidence
 from study.expectation import Expectation
@@ -25,26 +26,15 @@ from study.growth import Growth
 from study.hardware import with_worker
 from study.images import ShardedImages, check_source, find_images, make_images, no_half_shards, shards_of
 from study.lease import CUT_OFF_SECONDS, lease
-from study.only import Only, check_matches, with_what_they_need
 from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
 from study.refusal import refusals_told
-from study.schedule import Ending, Schedule, State
 from study.throughput import Throughput
 from study.trial import canonical_json
 from study.tuner import Run, run_schedule
+from study.wanted import LaunchOptions, check_only, wanted_trials
 
 if TYPE_CHECKING:  # it imports Ray
     from study.display import Display
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What of a study a launch runs: `only` what matches and what that needs; what failed before if `retry_failed`;
-    nothing that would exceed `budget_gpu_hours`."""
-
-    only: Only | None = None
-    retry_failed: bool = False
-    budget_gpu_hours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class Launched:
 
 
 def launch(
-    study: Study, storage: Storage, address: str | None, display: Display, wishes: Wishes | None = None
+    study: Study, storage: Storage, address: str | None, display: Display, options: LaunchOptions | None = None
 ) -> Launched:
     """Run what is missing; launching again resumes.
 
@@ -78,19 +68,19 @@ def launch(
         UnusableError: a storage or disk that refuses, at the start or later; what is finished is kept.
     """
     with refusals_told(storage):
-        return _launch(study, storage, address, display, wishes or Wishes())
+        return _launch(study, storage, address, display, options or LaunchOptions())
 
 
-def _launch(study: Study, storage: Storage, address: str | None, display: Display, wishes: Wishes) -> Launched:
+def _launch(study: Study, storage: Storage, address: str | None, display: Display, options: LaunchOptions) -> Launched:
     storage.check_readable()
     images = find_images(study, storage)
-    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=options.retry_failed)
     plan = finished_plan(study, images, evidence)  # first, because a study that cannot be planned costs nothing
-    check_only(plan, wishes)
+    check_only(plan, options)
     storage.check_writable()
     check_source(study, storage)
     skipped: list[str] = []
-    if wanted_trials(plan, wishes) - plan.finished or plan.open_choices or plan.exploring:
+    if wanted_trials(plan, options) - plan.finished or plan.open_choices or plan.exploring:
         shards, say = shards_of(study.data, storage), display.say
         with lease(storage, study.name, say), no_half_shards(shards), ray_cluster(address, storage, say) as scratch:
             storage = Storage(storage.root, CUT_OFF_SECONDS)  # from here on trials run, which an outage does not end
@@ -106,10 +96,10 @@ def _launch(study: Study, storage: Storage, address: str | None, display: Displa
                 images = make_images(study, storage)
             elif lacks_checksums(images.manifest):
                 say(f"rot in the shards goes unseen until `python -m study verify {images.shards}` adds checksums")
-            skipped = run_study(study, storage, images, display, wishes, throughput, room, scratch)
+            skipped = run_study(study, storage, images, display, options, throughput, room, scratch)
         plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
     failures, _ = read_failures(storage, plan.missing())
-    return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, wishes))
+    return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, options))
 
 
 def whole_plan(plan: Plan, images: Images, evidence: StoredEvidence) -> Plan:
@@ -162,19 +152,6 @@ def check_search_budgets(plan: Plan, images: Images, seconds: Callable[[PlannedT
             )
 
 
-def check_only(plan: Plan, wishes: Wishes) -> None:
-    """Refuse to run a part of the plan that is empty; of an exploration it may be known only later."""
-    if wishes.only is not None and not plan.exploring:
-        check_matches(wishes.only, plan.expected().values())
-
-
-def wanted_trials(plan: Plan, wishes: Wishes) -> set[str]:
-    """Ids of a plan's trials that a launch is to run or finds finished."""
-    if wishes.only is None:
-        return set(plan.trials)
-    return with_what_they_need(wishes.only, plan.expected(), plan.assumed) & plan.trials.keys()
-
-
 def finished_plan(study: Study, images: ShardedImages | ExpectedImages, evidence: StoredEvidence) -> Plan:
     """The plan with its finished trials, each checked to be the result of this very specification and data.
 
@@ -211,7 +188,7 @@ def run_study(
     storage: Storage,
     images: ShardedImages,
     display: Display,
-    wishes: Wishes,
+    options: LaunchOptions,
     throughput: Throughput,
     room: Room,
     scratch: Path,
@@ -220,17 +197,18 @@ def run_study(
     were skipped because what they need failed. `throughput` predicts what trials take.
     """
     launched_at = datetime.now(UTC)
-    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=options.retry_failed)
     growth = Growth(study, images, evidence, throughput.seconds)
     check_records(growth.plan, evidence, images)
-    failed = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
+    failed = {} if options.retry_failed else failed_for_good(storage, growth.plan.missing())
     expectation = Expectation(throughput.seconds)
-    hours, per_worker = wishes.budget_gpu_hours, study.execution.per_worker
+    hours, per_worker = options.budget_gpu_hours, study.execution.per_worker
     budget = None if hours is None else Budget(hours, per_worker, expectation)
-    schedule = make_schedule(growth, storage, wishes, failed, room.max_workers, expectation, budget)
+    underway = get_underway(growth, options, failed, room.max_workers, expectation, budget)
+    schedule = underway.schedule
     for id in failed.keys() & schedule.trials.keys():
         display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
-    run_schedule(Run(schedule, growth, images, throughput, budget, launched_at, room.grows, scratch), display)
+    run_schedule(Run(underway, images, throughput, launched_at, room.grows, scratch), display)
     if budget is not None:
         display.say(budget.summary(schedule.missing()))
     if growth.exploration is not None and growth.exploration.explorer.reason:
@@ -241,45 +219,3 @@ def run_study(
         if state == "failed" and id not in failed:
             note_death(storage, id, launched_at.isoformat(), reason_of_silence())
     return [id for id, state in schedule.states.items() if state == "skipped"]
-
-
-def make_schedule(
-    growth: Growth,
-    storage: Storage,
-    wishes: Wishes,
-    given_up: Collection[str],
-    max_workers: int,
-    expectation: Expectation,
-    budget: Budget | None = None,
-) -> Schedule:
-    """The schedule of what is wanted, which grows by what becomes known; `expectation` learns from what has ended."""
-
-    def grow(changed: list[tuple[str, State]]) -> list[PlannedTrial]:
-        new = growth.after(changed)
-        if wishes.only is None or not new:
-            return new
-        wanted = wanted_trials(growth.known(), wishes)  # of earlier trials too: what needs them may be known only now
-        return [trial for id, trial in growth.planner.trials.items() if id in wanted and id not in schedule.trials]
-
-    def ending(id: str) -> Ending:
-        state = how_it_ended(storage, growth, id)
-        taken = read_record(storage, id).cost.device_seconds if state == "done" else None
-        if taken is not None:
-            expectation.learn(schedule.trials[id], taken)
-        if budget is not None:
-            budget.ended(id, taken)
-        return state
-
-    plan = growth.plan.part(wanted_trials(growth.plan, wishes))
-    finished = growth.evidence.done
-    schedule = Schedule(plan, ending, max_workers, grow, given_up, finished, expectation.wall_seconds)
-    if budget is not None:
-        schedule.affordable = budget.affordable
-    return schedule
-
-
-def how_it_ended(storage: Storage, growth: Growth, id: str) -> Ending:
-    """How a trial ended, by what it left in storage."""
-    if storage.exists("records", f"{id}.json"):
-        return "done"
-    return "pruned" if growth.evidence.is_pruned(id) else "failed"

@@ -1,4 +1,4 @@
-"""The order of a plan: which trial may start next, and what follows from one that has ended. Plain Python, no Ray."""
+"""The order of a plan: which trial may start next, and which may when one has ended. Plain Python, no Ray."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal
 
 from study.plan import Plan, PlannedTrial
 
 State = Literal["waiting", "running", "done", "pruned", "failed", "skipped"]
 Ending = Literal["done", "pruned", "failed"]
-Grow = Callable[[list[tuple[str, State]]], list[PlannedTrial]]
+Next = PlannedTrial | Literal["wait", "end"]
 
 LOOK_BEHIND = 100
 """So many of the trials behind one that waits for its workers are considered for what is free meanwhile."""
@@ -22,36 +22,32 @@ LOOK_BEHIND = 100
 class Schedule:
     """Hands out the trials of a plan, the longest remaining chain of FLOPs first.
 
-    A small model is being fine-tuned while a big one still pretrains: there are no barriers between stages. What builds
-    on a trial without a record is skipped, and so is what builds on one of `given_up`, which are not tried.
-    `ending` tells how a trial ended: the record is the truth, not what whoever ran it believes. At most `max_workers`
-    workers are in flight. `grow` is told of every trial that has ended or was skipped, and returns the trials that are
-    known only now; those in `finished` have a record of an earlier launch. What `affordable()` refuses is left
-    waiting, and refused again until another trial has ended.
+    It decides by what it is told alone, and asks nobody but the clock: which trials there are (`add` brings those that
+    are known only later), how each of them `ended`, and which are affordable now. There are no barriers between stages:
+    a small model is being fine-tuned while a big one still pretrains. What builds on a trial without a record is
+    skipped, and so is what builds on one of `given_up`, which are not tried. At most `max_workers` workers are in
+    flight. A schedule that `grows` is not at its end while a trial runs.
     """
 
     def __init__(
         self,
         plan: Plan,
-        ending: Callable[[str], Ending],
         max_workers: int,
-        grow: Grow | None = None,
+        *,
+        grows: bool = False,
         given_up: Collection[str] = (),
-        finished: Collection[str] = (),
         seconds: Callable[[PlannedTrial], float] = lambda trial: math.nan,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ending = ending
+        """`seconds` predicts a trial's, from start to end (NaN: unknown)."""
         self.max_workers = max_workers
-        self.grow = grow
-        self.finished = finished
+        self.grows = grows
         self.seconds = seconds
         self.clock = clock
         self.started: dict[str, float] = {}  # when each trial of this launch was started, by the clock
         self.took: dict[str, float] = {}  # seconds from there to its end, of those that have ended and are done
         self.first: set[str] = set()  # started before any had ended, so that their workers had to start, too
         self.ends: dict[str, float] = {}  # when each of the running trials is expected to end, NaN: unknown
-        self.affordable: Callable[[], Callable[[PlannedTrial], bool]] = lambda: lambda trial: True
         self.all_refused = False  # all that is ready, since a trial ended last
         self.trials: dict[str, PlannedTrial] = {}
         self.states: dict[str, State] = {}
@@ -65,11 +61,15 @@ class Schedule:
         for id, trial in plan.trials.items():
             self._add(trial, "done" if id in plan.finished else "failed" if id in given_up else "waiting")
 
-    def next(self) -> PlannedTrial | Literal["wait", "end"]:
-        """The trial to start now; "wait" until another one has ended; "end" when nothing can start any more."""
+    def next(self, is_affordable: Callable[[PlannedTrial], bool] = lambda trial: True) -> Next:
+        """The trial to start now; "wait" until another one has ended; "end" when nothing can start any more.
+
+        A trial that is not affordable is left waiting. Where all are refused, nobody is asked about them again before
+        another trial has ended.
+        """
         if self.workers_in_flight and self.ready and (self.all_refused or self.workers_in_flight == self.max_workers):
             return "wait"
-        refused, is_affordable = [], self.affordable()
+        refused = []
         while self.ready and not is_affordable(self.trials[self.ready[0][-1]]):
             refused.append(heapq.heappop(self.ready))
         self.all_refused = not self.ready
@@ -78,9 +78,9 @@ class Schedule:
             heapq.heappush(self.ready, entry)
         return "end" if found == "wait" and refused and self.workers_in_flight == 0 else found
 
-    def _next_of_ready(self, is_affordable: Callable[[PlannedTrial], bool]) -> PlannedTrial | Literal["wait", "end"]:
+    def _next_of_ready(self, is_affordable: Callable[[PlannedTrial], bool]) -> Next:
         if not self.ready:
-            growing = self.grow is not None and self.workers_in_flight > 0
+            growing = self.grows and self.workers_in_flight > 0
             return "wait" if self.waiting or growing else "end"
         first = self.trials[self.ready[0][-1]]
         free = self.max_workers - self.workers_in_flight
@@ -124,26 +124,29 @@ class Schedule:
         self.ends[trial.id] = self.clock() + self.seconds(trial)
         return trial
 
-    def ended(self, id: str) -> None:
-        """A trial has ended, well or not: what waits for it may start, or is skipped."""
+    def ended(self, id: str, ending: Ending) -> list[tuple[str, State]]:
+        """A trial has ended, well or not: what waits for it may start, or is skipped.
+
+        Returns the trials whose end this is, each with its state: itself and those skipped.
+        """
         assert self.states[id] == "running", f"{id} ended and is {self.states[id]}"
         self.workers_in_flight -= self.trials[id].workers
         del self.ends[id]
         self.all_refused = False
-        self._change(id, self.ending(id))
-        if self.states[id] == "done":
-            self.took[id] = self.clock() - self.started[id]
-        changed: list[tuple[str, State]] = [(id, self.states[id])]
-        if self.states[id] == "done":
-            for child in self.children.get(id, []):
-                self._met(child)
-        else:
-            changed += [(child, "skipped") for child in self._skip_children(id)]
-        if self.grow is not None:
-            new = self.grow(changed)
-            self.chains |= chains_of({trial.id: trial for trial in new})
-            for trial in new:
-                self._add(trial, "done" if trial.id in self.finished else "waiting")
+        self._change(id, ending)
+        if ending != "done":
+            return [(id, ending), *((child, "skipped") for child in self._skip_children(id))]
+        self.took[id] = self.clock() - self.started[id]
+        for child in self.children.get(id, []):
+            self._met(child)
+        return [(id, ending)]
+
+    def add(self, trials: Iterable[PlannedTrial], finished: Collection[str] = ()) -> None:
+        """Add trials that are known only now, parents first; those in `finished` have a record already."""
+        new = {trial.id: trial for trial in trials}
+        self.chains |= chains_of(new)
+        for id, trial in new.items():
+            self._add(trial, "done" if id in finished else "waiting")
 
     def missing(self) -> list[str]:
         return [id for id, state in self.states.items() if state == "waiting"]

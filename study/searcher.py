@@ -9,25 +9,28 @@ from ray.tune.search import Searcher
 
 from study.ending import ending
 from study.plan import PlannedTrial
-from study.schedule import Schedule
+from study.schedule import Next
 
 
 class GraphSearcher(Searcher):
-    """Tune's names for a `Schedule`; `make_config` is what a trial is told.
+    """Tune's names for the order of a launch.
 
-    `judge` is told what a trial reports while it runs, by our id, before the trial goes on. `attend` is called whenever
-    a trial is asked for, which Tune does again and again while none runs, and nothing else.
+    `next` finds the trial to start, `make_config` is what it is told, and `ended` hears of its end, by our id. `judge`
+    is told what a trial reports while it runs, before it goes on. `attend` is called whenever a trial is asked for,
+    which Tune does again and again while none runs, and nothing else.
     """
 
     def __init__(
         self,
-        schedule: Schedule,
+        next: Callable[[], Next],
+        ended: Callable[[str], object],
         make_config: Callable[[PlannedTrial], dict[str, Any]],
         judge: Callable[[str, dict[str, Any]], None] | None = None,
         attend: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(metric="finished", mode="max")
-        self.schedule = schedule
+        self.next = next
+        self.ended = ended
         self.make_config = make_config
         self.judge = judge
         self.attend = attend
@@ -42,7 +45,7 @@ class GraphSearcher(Searcher):
         self.attend()
         if ending.number is not None:
             return None
-        found = self.schedule.next()
+        found = self.next()
         if found == "end":
             return str(Searcher.FINISHED)
         if found == "wait":
@@ -57,7 +60,7 @@ class GraphSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if ending.number is None:  # what is interrupted then would count as failed
-            self.schedule.ended(self.ids[trial_id])
+            self.ended(self.ids[trial_id])
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher to be able to restore it, which is never done here."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from study.plan import Plan, PlannedTrial
-from study.schedule import Schedule, predecessors
+from study.plan import Plan
+from study.schedule import Ending, Next, Schedule, predecessors
 
 
 class Order(Protocol):
     """What decides which trial is next: a `Schedule`, or whatever stands before one."""
 
-    def next(self) -> PlannedTrial | Literal["wait", "end"]: ...
+    def next(self) -> Next: ...
 
-    def ended(self, id: str) -> None: ...
+    def ended(self, id: str, ending: Ending) -> object: ...
 
 
 @dataclass(frozen=True)
-class Run:
+class Span:
     """When one trial started and ended, in seconds from the launch."""
 
     start: float
@@ -35,7 +35,7 @@ class Simulation:
     a worker trained, in [0, 1].
     """
 
-    runs: dict[str, Run]
+    runs: dict[str, Span]
     makespan: float
     busy: float
 
@@ -51,20 +51,21 @@ class SimulatedClock:
 
 
 def simulate(order: Order, seconds: Mapping[str, float], devices: int, clock: SimulatedClock) -> Simulation:
-    """Ask `order` for trials as Tune does, whenever a trial has ended; `seconds` are each trial's, from start to end.
+    """Ask `order` for trials as Tune does, whenever a trial has ended, well; `seconds` are each trial's, from start to
+    end.
 
     A trial holds as many devices as it has workers. Time passes only in trials: starting them takes none. `clock` is
     what `order` sees of it.
     """
     held, free = 0.0, devices
     running: list[tuple[float, str, int]] = []  # a heap: end, id, workers
-    runs: dict[str, Run] = {}
+    runs: dict[str, Span] = {}
     while True:
         found = order.next()
         if not isinstance(found, str):
             assert found.workers <= free, f"{found.id} was started with {free} of its {found.workers} devices free"
             free -= found.workers
-            runs[found.id] = Run(clock.now, clock.now + seconds[found.id])
+            runs[found.id] = Span(clock.now, clock.now + seconds[found.id])
             held += found.workers * seconds[found.id]
             heapq.heappush(running, (runs[found.id].end, found.id, found.workers))
         elif running:
@@ -72,7 +73,7 @@ def simulate(order: Order, seconds: Mapping[str, float], devices: int, clock: Si
             while running and running[0][0] == clock.now:  # all that end together, before the next is chosen
                 _, id, workers = heapq.heappop(running)
                 free += workers
-                order.ended(id)
+                order.ended(id, "done")
         else:
             assert found == "end", "nothing runs, and yet the next trial waits"
             return Simulation(runs, clock.now, held / (clock.now * devices) if clock.now else 0.0)
@@ -91,7 +92,7 @@ def simulate_plan(plan: Plan, seconds: Mapping[str, float], devices: int) -> Sim
             "give more with --devices, or lower execution.workers"
         )
     clock = SimulatedClock()
-    schedule = Schedule(plan, lambda id: "done", devices, seconds=lambda trial: seconds[trial.id], clock=clock)
+    schedule = Schedule(plan, devices, seconds=lambda trial: seconds[trial.id], clock=clock)
     return simulate(schedule, seconds, devices, clock)
 
 

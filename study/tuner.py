@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from reports.storage import Storage
 from study.budget import Budget
 from study.cluster import git_state, keep_shared_actors_here, ray_nodes
+from study.consequences import Underway, next_trial, trial_ended, trial_reported
 from study.ending import ending
-from study.growth import Growth
 from study.images import ShardedImages
+from study.job import Job
 from study.plan import PlannedTrial
 from study.running import READ_SECONDS, Notes, following
 from study.schedule import Schedule
@@ -31,24 +32,18 @@ if TYPE_CHECKING:  # these import Ray, whose settings a launch makes first
 
 @dataclass(frozen=True)
 class Run:
-    """A launch's schedule with all that its trials are told and judged by; `throughput` predicts what they take.
+    """The trials of a launch with all that they are told; `throughput` predicts what they take.
 
     `scratch` is a folder that goes with the launch. On a cluster that `grows` no process is kept for the next trial: it
     would keep its node, too.
     """
 
-    schedule: Schedule
-    growth: Growth
+    underway: Underway
     images: ShardedImages
     throughput: Throughput
-    budget: Budget | None
     launched_at: datetime
     grows: bool
     scratch: Path
-
-    @property
-    def storage(self) -> Storage:
-        return self.growth.evidence.storage
 
 
 def run_schedule(run: Run, display: Display) -> None:
@@ -57,15 +52,15 @@ def run_schedule(run: Run, display: Display) -> None:
     from study.reporting import REFRESH_SECONDS, refreshing
     from study.watch import Watch
 
-    schedule, budget, storage, launch = run.schedule, run.budget, run.storage, run.launched_at.isoformat()
-
+    schedule, budget, storage = run.underway.schedule, run.underway.budget, run.underway.storage
+    launch = run.launched_at.isoformat()
     if run.grows:
         keep_shared_actors_here()
     with (
         tempfile.TemporaryDirectory(prefix="tune-", dir=run.scratch) as scratch,
         following(Storage(storage.root), lambda: running(schedule)) as follower,
         display.following(schedule, lambda: follower.known, run.throughput.wall_seconds_of_alike) as callback,
-        refreshing(run.growth.plan, storage, launch) as report,
+        refreshing(run.underway.growth.plan, storage, launch) as report,
     ):
 
         def note_training(budget: Budget) -> None:
@@ -108,7 +103,7 @@ def _tuner(run: Run, callbacks: list[tune.Callback], attend: Callable[[], None],
     from study.execute import run_trial
     from study.gang import booked_by_trial
 
-    execution = run.growth.plan.study.execution
+    execution = run.underway.growth.plan.study.execution
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([booked_by_trial(execution.per_worker, config["job"]["workers"])])
@@ -118,7 +113,7 @@ def _tuner(run: Run, callbacks: list[tune.Callback], attend: Callable[[], None],
         tune_config=tune.TuneConfig(
             search_alg=_searcher(run, attend),
             num_samples=-1,  # until the schedule says that it is at its end
-            max_concurrent_trials=run.schedule.max_workers,
+            max_concurrent_trials=run.underway.schedule.max_workers,
             metric="finished",
             mode="max",
             reuse_actors=not run.grows,
@@ -137,47 +132,43 @@ def _searcher(run: Run, attend: Callable[[], None]) -> GraphSearcher:
     """Who hands out a run's trials, and ends those that are pruned."""
     from study.searcher import GraphSearcher
 
-    growth, (commit, dirty) = run.growth, git_state()
+    underway, (commit, dirty) = run.underway, git_state()
 
     def make_config(trial: PlannedTrial) -> dict[str, Any]:
-        growth.evidence.forget_mark(trial.id)
-        if run.budget is not None:
-            run.budget.started(trial)
-        return {"job": _job(trial, run, commit, dirty)}
+        return {"job": job_of(trial, run, commit, dirty).model_dump(mode="json")}
 
     def judge(id: str, result: dict[str, Any]) -> None:
-        if growth.prune(id, result["rung"], result["dev_top1"]):
-            growth.evidence.mark_pruned(id, result["seconds"])
+        trial_reported(underway, id, result["rung"], result["dev_top1"], result["seconds"])
 
-    return GraphSearcher(run.schedule, make_config, judge, attend)
+    return GraphSearcher(lambda: next_trial(underway), lambda id: trial_ended(underway, id), make_config, judge, attend)
 
 
-def _job(trial: PlannedTrial, run: Run, commit: str, dirty: bool) -> dict[str, Any]:
-    """A trial's job as plain JSON types; `execute.Job` types it again on the other side."""
-    growth, images, study = run.growth, run.images, run.growth.plan.study
+def job_of(trial: PlannedTrial, run: Run, commit: str, dirty: bool) -> Job:
+    """What a worker is told of a trial of this launch."""
+    growth, images, study = run.underway.growth, run.images, run.underway.growth.plan.study
     fraction, expected = trial.spec.labels_read, run.throughput.seconds(trial)
-    return {
-        "id": trial.id,
-        "study": study.name,
-        "trial": trial.spec.plain(),
-        "storage": run.storage.root,
-        "shards": images.shards,
-        "workers": trial.workers,
-        "per_worker": dict(study.execution.per_worker),
-        "tf32": study.execution.tf32,
-        "channels_last": study.execution.channels_last,
-        "min_effective_rank": study.execution.min_effective_rank,
-        "checkpoint_seconds": study.execution.checkpoint_seconds,
-        "steps": trial.steps,
-        "rungs": growth.rungs(trial.id),
-        "selections": [decision.plain() for decision in growth.expansion.decisions.get(trial.id, ())],
-        "fingerprint": images.manifest.fingerprint,
-        "subset_hash": None if fraction is None else images.subset_hash(fraction),
-        "train_flops": float(trial.train_flops),
-        "planned_device_seconds": None if math.isnan(expected) else expected,
-        "launched_at": run.launched_at.isoformat(),
-        "preemption_retries": study.execution.preemption_retries,
-        "crash_retries": study.execution.crash_retries,
-        "commit": commit,
-        "dirty": dirty,
-    }
+    return Job(
+        id=trial.id,
+        study=study.name,
+        trial=trial.spec.plain(),
+        storage=run.underway.storage.root,
+        shards=images.shards,
+        workers=trial.workers,
+        per_worker=dict(study.execution.per_worker),
+        tf32=study.execution.tf32,
+        channels_last=study.execution.channels_last,
+        min_effective_rank=study.execution.min_effective_rank,
+        checkpoint_seconds=study.execution.checkpoint_seconds,
+        steps=trial.steps,
+        rungs=growth.rungs(trial.id),
+        selections=[decision.plain() for decision in growth.expansion.decisions.get(trial.id, ())],
+        fingerprint=images.manifest.fingerprint,
+        subset_hash=None if fraction is None else images.subset_hash(fraction),
+        train_flops=float(trial.train_flops),
+        planned_device_seconds=None if math.isnan(expected) else expected,
+        launched_at=run.launched_at.isoformat(),
+        preemption_retries=study.execution.preemption_retries,
+        crash_retries=study.execution.crash_retries,
+        commit=commit,
+        dirty=dirty,
+    )

@@ -16,14 +16,15 @@ from reports.stored import record_ids, write_record
 from studies import tiny, tiny_study
 from study.adaptive import RUNGS
 from study.config import Study
+from study.consequences import Underway, get_underway, next_trial, trial_ended, trial_reported
 from study.evidence import StoredEvidence
 from study.expectation import Expectation
 from study.failures import failed_for_good, note_error
 from study.growth import Growth
-from study.launch import Wishes, make_schedule
 from study.plan import ExpectedImages, PlannedTrial
 from study.schedule import Schedule
 from study.trial import TrialSpec
+from study.wanted import LaunchOptions
 
 Accuracy = Callable[[TrialSpec], float]
 HELD_OUT = 4  # of the 20 labelled images of the tiny study
@@ -59,12 +60,19 @@ class Simulated:
     """A launch: the order in which trials started, after how many seconds some were told to stop, and what it knew at
     its end."""
 
-    growth: Growth
-    schedule: Schedule
+    underway: Underway
     started: list[str] = field(default_factory=list)
     pruned: dict[str, float] = field(default_factory=dict)
     events: int = 0
     most_in_flight: int = 0
+
+    @property
+    def growth(self) -> Growth:
+        return self.underway.growth
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.underway.schedule
 
     @property
     def chosen(self) -> dict[str, dict[str, Any]]:
@@ -91,7 +99,7 @@ def simulate(
     *,
     fails: Callable[[TrialSpec], bool] = lambda spec: False,
     dies: Callable[[TrialSpec], bool] = lambda spec: False,
-    wishes: Wishes | None = None,
+    options: LaunchOptions | None = None,
     slots: int = 2,
     seconds: float = math.nan,
     cut_after: int | None = None,
@@ -103,11 +111,11 @@ def simulate(
     After a quarter k of its time a trial that is judged has k / 4 of its final accuracy. `cut_after`: raise `CutError`
     after so many quarters, everything in memory being lost. `seconds` are what a trial is predicted to take.
     """
-    wishes = wishes or Wishes()
-    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=wishes.retry_failed)
+    options = options or LaunchOptions()
+    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=options.retry_failed)
     growth = Growth(study, ExpectedImages.of(study), evidence, lambda trial: seconds)
-    given_up = {} if wishes.retry_failed else failed_for_good(storage, growth.plan.missing())
-    launch = Simulated(growth, make_schedule(growth, storage, wishes, given_up, slots, Expectation()))
+    given_up = {} if options.retry_failed else failed_for_good(storage, growth.plan.missing())
+    launch = Simulated(get_underway(growth, options, given_up, slots, Expectation()))
     running: list[tuple[PlannedTrial, int]] = []
     while True:
         running += _starts(launch)
@@ -118,21 +126,22 @@ def simulate(
             raise CutError
         trial, quarters = running.pop(0)
         if quarters < RUNGS:
-            reached = accuracy(trial.spec) * quarters / RUNGS
-            if not (growth.rungs(trial.id) and growth.prune(trial.id, quarters, reached)):
+            gone = SECONDS * quarters / RUNGS
+            if growth.rungs(trial.id):
+                trial_reported(launch.underway, trial.id, quarters, accuracy(trial.spec) * quarters / RUNGS, gone)
+            if not evidence.is_pruned(trial.id):
                 running.append((trial, quarters + 1))
                 continue
-            launch.pruned[trial.id] = SECONDS * quarters / RUNGS
-            growth.evidence.mark_pruned(trial.id, launch.pruned[trial.id])
+            launch.pruned[trial.id] = gone
         elif fails(trial.spec):
             note_error(storage, trial.id, RuntimeError("diverged"))
         elif not dies(trial.spec):
             finish(storage, trial.id, trial.spec, accuracy(trial.spec))
-        launch.schedule.ended(trial.id)
+        trial_ended(launch.underway, trial.id)
 
 
 def _starts(launch: Simulated) -> Iterable[tuple[PlannedTrial, int]]:
-    while isinstance(trial := launch.schedule.next(), PlannedTrial):
+    while isinstance(trial := next_trial(launch.underway), PlannedTrial):
         launch.started.append(trial.id)
         launch.most_in_flight = max(launch.most_in_flight, launch.schedule.workers_in_flight)
         yield trial, 1

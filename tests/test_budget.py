@@ -34,14 +34,13 @@ class Run:
         self.now = 0.0  # in hours
         self.expectation = Expectation(lambda trial: expects(trial) * HOUR)
         self.budget = Budget(hours, {"GPU": gpus}, self.expectation, lambda: self.now * HOUR)
-        self.schedule = Schedule(plan, lambda id: "done", slots)
-        self.schedule.affordable = self.budget.affordable
+        self.schedule = Schedule(plan, slots)
         self.started: list[str] = []
         self._drive(takes)
 
     def _drive(self, takes: Hours) -> None:
         running: list[tuple[float, PlannedTrial]] = []
-        while (found := self.schedule.next()) != "end":
+        while (found := self.schedule.next(self.budget.affordable())) != "end":
             if isinstance(found, PlannedTrial):
                 self.budget.started(found)
                 self.budget.note_training(lambda id: True)
@@ -52,7 +51,7 @@ class Run:
             self.now, trial = running.pop(0)
             self.expectation.learn(trial, takes(trial) * HOUR)
             self.budget.ended(trial.id, takes(trial) * HOUR)
-            self.schedule.ended(trial.id)
+            self.schedule.ended(trial.id, "done")
         for self.now, trial in sorted(running, key=lambda pair: pair[0]):
             self.budget.ended(trial.id, takes(trial) * HOUR)
 
@@ -72,20 +71,20 @@ def test_trials_of_an_hour_are_started_while_the_budget_pays_for_them(hours: flo
 
 
 def test_what_was_refused_is_not_asked_about_again_before_a_trial_has_ended() -> None:
-    asked = 0
+    asked: list[str] = []
 
-    def affordable() -> Callable[[PlannedTrial], bool]:
-        nonlocal asked
-        asked += 1
-        return lambda trial: len(schedule.ends) < 3
+    def is_affordable(trial: PlannedTrial) -> bool:
+        asked.append(trial.id)
+        return len(schedule.ends) < 3
 
-    schedule = Schedule(a_plan(), lambda id: "done", 4)
-    schedule.affordable = affordable
-    started = [schedule.next() for _ in range(3)]
-    assert [schedule.next() for _ in range(100)] == ["wait"] * 100 and asked == 4
+    schedule = Schedule(a_plan(), 4)
+    started = [schedule.next(is_affordable) for _ in range(3)]
+    assert schedule.next(is_affordable) == "wait"
+    asked.clear()
+    assert [schedule.next(is_affordable) for _ in range(100)] == ["wait"] * 100 and not asked
     assert isinstance(started[0], PlannedTrial)
-    schedule.ended(started[0].id)
-    assert isinstance(schedule.next(), PlannedTrial)
+    schedule.ended(started[0].id, "done")
+    assert isinstance(schedule.next(is_affordable), PlannedTrial)
 
 
 def test_a_cheap_trial_is_started_where_a_dear_one_no_longer_fits() -> None:

@@ -20,8 +20,12 @@ def a_plan(finished: tuple[str, ...] = (), **changes: Any) -> Plan:
 def run(plan: Plan, slots: int, fails: tuple[str, ...] = ()) -> tuple[list[str], Schedule]:
     """Drive a searcher as Tune does, first in first out; returns the order of starts and the schedule."""
     records = set(plan.finished)
-    schedule = Schedule(plan, lambda id: "done" if id in records else "failed", slots)
-    searcher = GraphSearcher(schedule, lambda trial: {"id": trial.id})
+    schedule = Schedule(plan, slots)
+    searcher = GraphSearcher(
+        schedule.next,
+        lambda id: schedule.ended(id, "done" if id in records else "failed"),
+        lambda trial: {"id": trial.id},
+    )
     started: list[str] = []
     running: list[str] = []
     while True:

@@ -17,9 +17,9 @@ from simulated import SECONDS, CutError, Simulated, finish, setting, simulate, s
 from study.config import Study
 from study.evidence import StoredEvidence
 from study.grid import expand
-from study.launch import Wishes
 from study.plan import ExpectedImages, make_plan
 from study.trial import TrialSpec
+from study.wanted import LaunchOptions
 
 GRID = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.1]}
 ONE = {"architecture": ["r10w0.0625"], "label_fraction": [0.1]}
@@ -121,7 +121,7 @@ def test_candidate_that_fails_is_left_out_of_the_choice_now_and_later(storage: S
     evidence = StoredEvidence(storage, again.growth.evidence.done)
     plan = make_plan(study, ExpectedImages.of(study), evidence.done, evidence)
     assert not plan.open_choices and [id for id in plan.missing() if "-h2-" in id] == list(plan.missing())
-    retried = simulate(study, storage, accuracy, wishes=Wishes(retry_failed=True))
+    retried = simulate(study, storage, accuracy, options=LaunchOptions(retry_failed=True))
     assert best_layer(retried) == 2 and [id.split("-")[3] for id in retried.started] == ["h2", "h2"]
 
 
@@ -203,7 +203,7 @@ def test_a_sample_whose_parent_failed_or_whose_process_was_killed_is_not_used_up
     broken = simulate(study, storage, accuracy, fails=lambda spec: spec.stage == "pretrain")
     assert len(broken.started) == 1 and broken.chosen == {}
     killed = simulate(
-        study, storage, accuracy, dies=lambda spec: spec.dev is not None, wishes=Wishes(retry_failed=True)
+        study, storage, accuracy, dies=lambda spec: spec.dev is not None, options=LaunchOptions(retry_failed=True)
     )
     assert killed.chosen == {}
     whole = simulate(study, storage, accuracy)
@@ -337,8 +337,8 @@ def test_only_what_is_wanted_runs_and_all_that_it_needs(storage: Storage) -> Non
         "distill": {"select": {"over": {"temperature": [0.1, 1.0]}}},
     }
     study = study_of(stages, grid=GRID, dev=ONE_FOLD)
-    wishes = Wishes(only=(("stage", "distill"), ("architecture", "r10w0.125")))
-    launch = simulate(study, storage, accuracy, wishes=wishes)
+    options = LaunchOptions(only=(("stage", "distill"), ("architecture", "r10w0.125")))
+    launch = simulate(study, storage, accuracy, options=options)
     specs = [launch.growth.expansion.specs[id] for id in launch.started]
     assert {spec.architecture for spec in specs} == {"r10w0.125"}
     assert Counter((spec.stage, spec.dev is not None) for spec in specs) == {
@@ -355,8 +355,8 @@ def test_only_what_is_wanted_runs_and_all_that_it_needs(storage: Storage) -> Non
 
 def test_only_what_needs_the_best_teacher_runs_its_candidates(storage: Storage) -> None:
     study = study_of({**PRETRAIN, "finetune": {}, "distill": {"teacher": "best"}}, grid=GRID, dev=ONE_FOLD)
-    wishes = Wishes(only=(("stage", "distill"), ("architecture", "r10w0.0625")))
-    launch = simulate(study, storage, accuracy, wishes=wishes)
+    options = LaunchOptions(only=(("stage", "distill"), ("architecture", "r10w0.0625")))
+    launch = simulate(study, storage, accuracy, options=options)
     specs = [launch.growth.expansion.specs[id] for id in launch.started]
     assert Counter((spec.stage, spec.architecture, spec.dev is not None) for spec in specs) == {
         ("pretrain", "r10w0.0625", False): 1,

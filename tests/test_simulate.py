@@ -11,7 +11,7 @@ import pytest
 
 from studies import tiny, tiny_study
 from study.plan import ExpectedImages, Plan, make_plan
-from study.schedule import Schedule
+from study.schedule import Ending, Schedule
 from study.searcher import GraphSearcher
 from study.simulate import SimulatedClock, critical_path, simulate, simulate_plan
 
@@ -127,7 +127,9 @@ class ThroughSearcher:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule, self.tune_ids = schedule, dict[str, str]()
-        self.searcher = GraphSearcher(schedule, lambda trial: {"id": trial.id})
+        self.searcher = GraphSearcher(
+            schedule.next, lambda id: schedule.ended(id, "done"), lambda trial: {"id": trial.id}
+        )
 
     def next(self) -> Any:
         tune_id = f"tune-{len(self.tune_ids)}"
@@ -137,7 +139,7 @@ class ThroughSearcher:
         self.tune_ids[config["id"]] = tune_id
         return self.schedule.trials[config["id"]]
 
-    def ended(self, id: str) -> None:
+    def ended(self, id: str, ending: Ending) -> None:
         self.searcher.on_trial_complete(self.tune_ids[id], {})
 
 
@@ -145,7 +147,7 @@ def test_the_searcher_of_a_launch_runs_what_was_simulated() -> None:
     plan = a_plan(execution=GANGS)
     seconds = whole_seconds(plan, 1)
     clock = SimulatedClock()
-    schedule = Schedule(plan, lambda id: "done", 3, seconds=lambda trial: seconds[trial.id], clock=clock)
+    schedule = Schedule(plan, 3, seconds=lambda trial: seconds[trial.id], clock=clock)
     assert simulate(ThroughSearcher(schedule), seconds, 3, clock) == simulate_plan(plan, seconds, 3)
 
 
@@ -169,7 +171,7 @@ def test_small_trials_run_beside_a_waiting_gang_and_delay_it_by_one_of_them_at_m
     [gang] = [id for id in plan.missing() if plan.trials[id].workers == 2]
     seconds = {id: 10.0 if id.startswith("pretrain-r10-") else 3.0 for id in plan.trials}
     clock = SimulatedClock()
-    schedule = Schedule(plan, lambda id: "done", 2, seconds=lambda trial: factor * seconds[trial.id], clock=clock)
+    schedule = Schedule(plan, 2, seconds=lambda trial: factor * seconds[trial.id], clock=clock)
     runs = simulate(schedule, seconds, 2, clock).runs
     assert runs[gang].start == start
     assert sum(run.start < start for run in runs.values()) == beside + 1

@@ -95,6 +95,15 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
+def test_a_schedule_decides_by_what_it_is_told() -> None:
+    assert drawn_imports()["study.schedule"] == {"study.plan"}, "it knows no storage, no evidence and no budget"
+
+
+def test_what_a_worker_is_told_is_typed_without_torch_and_ray() -> None:
+    modules = loaded_by("import study.job")
+    assert "pydantic" in modules and not modules & {"torch", "torchvision", "ray"}
+
+
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter in the project's root."""
     command = [sys.executable, "-c", code, *arguments]

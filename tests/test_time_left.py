@@ -12,7 +12,7 @@ import pytest
 from studies import tiny, tiny_study
 from study.load import load_study
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.schedule import Schedule
+from study.schedule import Ending, Schedule
 from study.simulate import SimulatedClock, simulate
 from study.time_left import Left, time_left
 
@@ -37,8 +37,8 @@ class Asked:
             self._ask_until_next_end()
         return found
 
-    def ended(self, id: str) -> None:
-        self.schedule.ended(id)
+    def ended(self, id: str, ending: Ending) -> None:
+        self.schedule.ended(id, ending)
 
     def _ask_until_next_end(self) -> None:
         """The simulation jumps from end to end; here its clock stops at every moment between two of them."""
@@ -59,7 +59,7 @@ def replayed(plan: Plan, takes: Takes, slots: int, predicted: Takes = lambda tri
     seconds = {id: takes(trial) for id, trial in plan.trials.items()}
 
     def made() -> Schedule:
-        return Schedule(plan, lambda id: "done", slots, clock=SimulatedClock())
+        return Schedule(plan, slots, clock=SimulatedClock())
 
     schedule = made()
     assert isinstance(schedule.clock, SimulatedClock)
@@ -119,7 +119,7 @@ def test_time_by_operations_alone_would_be_wrong() -> None:
     """The times that are replayed are no easy ones: what was told before would be off by more than a factor of two."""
     plan, worst = digits(), 1.0
     makespan, told = replayed(plan, unlike_operations, 2)
-    schedule = Schedule(plan, lambda id: "done", 2, clock=SimulatedClock())
+    schedule = Schedule(plan, 2, clock=SimulatedClock())
     assert isinstance(schedule.clock, SimulatedClock)
     found = simulate(schedule, {id: unlike_operations(one) for id, one in plan.trials.items()}, 2, schedule.clock)
     for now, _ in told:
@@ -145,14 +145,14 @@ def test_trial_that_goes_on_from_its_checkpoint_is_taken_for_the_rest_of_one() -
     plan = make_plan(tiny_study(grid={**GRID, "seed": [0, 1]}), ExpectedImages(200, 10))
     (one, other) = (id for id in plan.trials if id.startswith("pretrain"))
     now = SimulatedClock()
-    schedule = Schedule(plan.part([one, other]), lambda id: "done", 1, clock=now)
+    schedule = Schedule(plan.part([one, other]), 1, clock=now)
     started = schedule.next()
     assert isinstance(started, PlannedTrial)
     now.now = 10.0
     left = time_left(schedule, {started.id: 0.9}, before={started.id: 0.8})
     assert left is not None and left.seconds == pytest.approx(110, rel=0.15)
     now.now = 20.0
-    schedule.ended(started.id)
+    schedule.ended(started.id, "done")
     assert isinstance(schedule.next(), PlannedTrial)
     left = time_left(schedule, {}, before={started.id: 0.8})
     assert left is not None and left.seconds == pytest.approx(100, rel=0.15)
@@ -163,19 +163,19 @@ def test_last_steps_of_a_trial_that_was_interrupted_tell_of_no_other() -> None:
     plan = make_plan(tiny_study(grid={**GRID, "seed": [0, 1, 2]}), ExpectedImages(200, 10))
     now = SimulatedClock()
     ids = [id for id in plan.trials if id.startswith("pretrain")]
-    schedule = Schedule(plan.part(ids), lambda id: "done", 1, clock=now)
+    schedule = Schedule(plan.part(ids), 1, clock=now)
     for seconds in (15.0, 20.0):
         started = schedule.next()
         assert isinstance(started, PlannedTrial)
         now.now += seconds
-        schedule.ended(started.id)
+        schedule.ended(started.id, "done")
     left = time_left(schedule, {}, before={next(iter(schedule.took)): 0.9})
     assert left is not None and left.seconds == pytest.approx(20, rel=0.1)
 
 
 def test_nothing_is_said_where_nothing_is_known() -> None:
     plan = make_plan(tiny_study(), ExpectedImages(200, 10))
-    schedule = Schedule(plan, lambda id: "done", 2, clock=SimulatedClock())
+    schedule = Schedule(plan, 2, clock=SimulatedClock())
     assert time_left(schedule, {}) is None
     assert isinstance(schedule.next(), PlannedTrial) and time_left(schedule, {}) is None
 
