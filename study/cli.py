@@ -12,20 +12,19 @@ from datasets.object_store import UnusableError
 from datasets.urls import absolute, is_local
 from reports.message import bound_warnings, complain
 from reports.storage import Storage
-from reports.stored import read_records, record_ids
+from reports.stored import record_ids
 from study.advice import warnings_of
 from study.arguments import check_options, make_parser
-from study.bad_files import tell_bad_files
 from study.config import Study
 from study.describe import describe_plan
 from study.drift import drift
 from study.ending import ending
 from study.environment import missing_package
-from study.evidence import StoredEvidence
 from study.images import ShardedImages, find_images
+from study.known import current_plan, read_known, readable_plan
 from study.load import load_study, study_text, with_seeds
 from study.only import parse_only
-from study.plan import Plan, make_plan
+from study.plan import make_plan
 from study.presence import check_presence, is_present
 
 if TYPE_CHECKING:
@@ -82,17 +81,17 @@ def plan(options: argparse.Namespace) -> int:
     storage = Storage(options.storage)
     per_worker = study.execution.per_worker
     hardware = of_node(node, per_worker) if node else this_machine(per_worker)
-    made = current_plan(study, storage, whole_grid=True)
+    known = read_known(study, storage, whole_grid=True)
+    made = readable_plan(known)
     whole = made.whole()
     _warn(study)
     if options.calibrate:
         from study.calibrate import calibrate
 
         storage.check_writable()
-        images = find_images(study, storage)
-        found = calibrate(whole, print, images if isinstance(images, ShardedImages) else None)
+        found = calibrate(whole, print, known.images if isinstance(known.images, ShardedImages) else None)
         print(f"stored in {write_calibration(storage, found)}\n")
-    records, _ = read_records(storage)
+    records, _ = known.evidence.records.read(known.evidence.done)
     throughput = Throughput(records, told_calibrations(storage), hardware.device, processor())
     estimate = estimate_plan(whole, records, throughput, hardware, options.devices, prices, node)
     for line in describe_plan(whole, estimate):
@@ -106,18 +105,6 @@ def plan(options: argparse.Namespace) -> int:
     for id, changed in changes.items():
         print(f"{id}  {'; '.join(changed)}")
     return 0
-
-
-def current_plan(study: Study, storage: Storage, *, retry_failed: bool = False, whole_grid: bool = False) -> Plan:
-    """The plan with what storage holds now; a record that cannot be read is named and does not count.
-
-    Of an exploration it has the cells picked so far, or those of the `whole_grid`.
-    """
-    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=retry_failed, whole_grid=whole_grid)
-    made = make_plan(study, find_images(study, storage), evidence.done, evidence)
-    records, problems = read_records(storage, made.finished)
-    tell_bad_files("a record", [*evidence.problems.values(), *problems])
-    return replace(made, finished=frozenset(record.id for record in records))
 
 
 def launch(options: argparse.Namespace) -> int:

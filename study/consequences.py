@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from reports.storage import Storage
-from reports.stored import read_record
 from study.budget import Budget
 from study.expectation import Expectation
 from study.growth import Growth
@@ -72,7 +71,7 @@ def trial_ended(underway: Underway, id: str) -> None:
     """
     schedule, growth, budget = underway.schedule, underway.growth, underway.budget
     ending = how_it_ended(growth, id)
-    taken = read_record(underway.storage, id).cost.device_seconds if ending == "done" else None
+    taken = growth.evidence.records.one(id).cost.device_seconds if ending == "done" else None
     if taken is not None:
         underway.expectation.learn(schedule.trials[id], taken)
     if budget is not None:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 from reports.prices import NodePrice, Prices, devices_paid, hourly
 from reports.records import Record, Resources
-from reports.storage import Storage
-from reports.stored import read_records
 from study.config import Execution
 from study.hardware import Hardware, processor, this_machine
 from study.plan import Plan
 from study.simulate import Simulation, critical_path, simulate_plan
-from study.throughput import Throughput, told_calibrations
+from study.throughput import Calibration, Throughput
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,9 @@ def estimate_plan(
     return Estimate(hardware, throughput.device, seconds, sources, clock, why, price, node)
 
 
-def throughput_here(execution: Execution, storage: Storage) -> Throughput:
-    """What is known of devices like this machine's."""
-    records, _ = read_records(storage)
-    return Throughput(records, told_calibrations(storage), this_machine(execution.per_worker).device, processor())
+def throughput_here(execution: Execution, records: Iterable[Record], calibrations: Iterable[Calibration]) -> Throughput:
+    """What these records and calibrations tell of devices like this machine's."""
+    return Throughput(records, calibrations, this_machine(execution.per_worker).device, processor())
 
 
 def _slots(hardware: Hardware, execution: Execution) -> int:

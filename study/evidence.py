@@ -15,7 +15,7 @@ from datasets.typed_files import BadFileError
 from reports.quantities import Amount
 from reports.records import Problem
 from reports.storage import Storage
-from reports.stored import read_record
+from reports.stored import record_ids
 from study.adaptive import DEFAULT_TRIALS
 from study.cells import Cell
 from study.choices import Choice, Decision, Option, Score
@@ -23,6 +23,7 @@ from study.config import Study
 from study.failures import failed_for_good
 from study.grid import grid_cells
 from study.picked import stored_exploration
+from study.read_once import Records
 
 if TYPE_CHECKING:
     from study.search import Searches
@@ -46,16 +47,39 @@ class StoredEvidence:
     """
 
     def __init__(
-        self, storage: Storage, done: Collection[str], *, retry_failed: bool = False, whole_grid: bool = False
+        self,
+        storage: Storage,
+        done: Collection[str],
+        *,
+        retry_failed: bool = False,
+        whole_grid: bool = False,
+        records: Records | None = None,
     ) -> None:
+        """`records` are those that were read before, if any were."""
         self.storage = storage
+        self.records = Records(storage) if records is None else records
         self.whole_grid = whole_grid
         self.done = set(done)
         self.problems: dict[str, Problem] = {}  # records that cannot be read, by trial
         self.retry_failed = retry_failed
         self._measured: dict[str, tuple[float, float]] = {}
-        self._took: dict[str, float] = {}
         self._pruned: dict[str, float] = {}
+
+    def read_again(self, storage: Storage) -> StoredEvidence:
+        """What the storage holds now, when another launch may have written to it; known records are not read again."""
+        records = self.records.at(storage)
+        return StoredEvidence(storage, record_ids(storage), retry_failed=self.retry_failed, records=records)
+
+    def of_whole_grid(self) -> StoredEvidence:
+        """The same, as if an exploration had picked every cell."""
+        return StoredEvidence(self.storage, self.done, whole_grid=True, records=self.records)
+
+    def after_launch(self) -> StoredEvidence:
+        """The same when nothing runs any more: what has failed until now, in whichever launch, has failed."""
+        later = StoredEvidence(self.storage, self.done, records=self.records)
+        if "searches" in self.__dict__:
+            later.searches = self.searches
+        return later
 
     @cached_property
     def failed(self) -> set[str]:
@@ -167,10 +191,8 @@ class StoredEvidence:
         self.storage.delete(*pruned_mark(id))
 
     def device_seconds(self, id: str) -> float:
-        """What a finished trial took; a record never changes."""
-        if id not in self._took:
-            self._took[id] = read_record(self.storage, id).cost.device_seconds or 0.0
-        return self._took[id]
+        """What a finished trial took."""
+        return self.records.one(id).cost.device_seconds or 0.0
 
     def _seconds_until_pruned(self, id: str) -> float:
         """Device-seconds of a trial that was pruned; 0 of a fold of its option that was not begun any more."""
@@ -189,7 +211,7 @@ class StoredEvidence:
 
     def ended_at(self, id: str) -> datetime:
         """When a trial with a record ended."""
-        ended = read_record(self.storage, id).finished_at
+        ended = self.records.one(id).finished_at
         assert ended is not None, "a run states when it ended"
         return ended
 
@@ -206,7 +228,7 @@ class StoredEvidence:
             return True
         reason = "has no dev_top1 and evaluated among its metrics"
         try:
-            metrics = read_record(self.storage, id).metrics
+            metrics = self.records.one(id).metrics
         except BadFileError as error:
             reason, metrics = error.reason, {}
         if "dev_top1" in metrics and metrics.get("evaluated", 0) > 0:

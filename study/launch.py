@@ -11,25 +11,24 @@ from typing import TYPE_CHECKING
 from datasets.audit import lacks_checksums
 from reports.records import Failure
 from reports.storage import Storage
-from reports.stored import read_failures, read_records, record_ids
+from reports.stored import read_failures
 from study.budget import Budget
 from study.capacity import NodeTypes, living_nodes, node_types, room_for_workers, worker_slots
 from study.cluster import check_storage_is_shared, ray_cluster
 from study.config import Study
 from study.consequences import get_underway
 from study.estimate import throughput_here
-from study.evidence import StoredEvidence
 from study.expectation import Expectation
 from study.exploration import open_exploration
-from study.failures import failed_for_good, note_death
+from study.failures import note_death
 from study.growth import Growth
 from study.hardware import with_worker
-from study.images import ShardedImages, check_source, find_images, make_images, no_half_shards, shards_of
+from study.images import ShardedImages, check_source, make_images, no_half_shards, shards_of
+from study.known import Known, check_records, read_known
 from study.lease import CUT_OFF_SECONDS, lease
-from study.plan import ExpectedImages, Images, Plan, PlannedTrial, make_plan, planned_trial
+from study.plan import Images, Plan, PlannedTrial, make_plan, planned_trial
 from study.refusal import refusals_told
-from study.throughput import Throughput
-from study.trial import canonical_json
+from study.throughput import Throughput, told_calibrations
 from study.tuner import Run, run_schedule
 from study.wanted import LaunchOptions, check_only, wanted_trials
 
@@ -73,41 +72,57 @@ def launch(
 
 def _launch(study: Study, storage: Storage, address: str | None, display: Display, options: LaunchOptions) -> Launched:
     storage.check_readable()
-    images = find_images(study, storage)
-    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=options.retry_failed)
-    plan = finished_plan(study, images, evidence)  # first, because a study that cannot be planned costs nothing
-    check_only(plan, options)
+    known = read_known(study, storage, retry_failed=options.retry_failed)  # what cannot be planned costs nothing
+    check_records(known.plan, known.images, known.records, known.problems)
+    check_only(known.plan, options)
     storage.check_writable()
     check_source(study, storage)
-    skipped: list[str] = []
+    plan, skipped, say = known.plan, list[str](), display.say
     if wanted_trials(plan, options) - plan.finished or plan.open_choices or plan.exploring:
-        shards, say = shards_of(study.data, storage), display.say
+        shards = shards_of(study.data, storage)
         with lease(storage, study.name, say), no_half_shards(shards), ray_cluster(address, storage, say) as scratch:
             storage = Storage(storage.root, CUT_OFF_SECONDS)  # from here on trials run, which an outage does not end
-            if address is not None:
-                check_storage_is_shared(storage)
-            study, room = find_room(study, whole_plan(plan, images, evidence), display, may_grow=address is not None)
-            throughput = throughput_here(study.execution, storage)  # it reads every record
-            check_search_budgets(plan, images, throughput.seconds)
-            if plan.exploring:
-                open_exploration(study, images, evidence, throughput.seconds, dry=True)
-            if not isinstance(images, ShardedImages):
-                display.say(f"sharding {study.data.source} for {study.name}")
-                images = make_images(study, storage)
-            elif lacks_checksums(images.manifest):
-                say(f"rot in the shards goes unseen until `python -m study verify {images.shards}` adds checksums")
-            skipped = run_study(study, storage, images, display, options, throughput, room, scratch)
-        plan = finished_plan(study, images, StoredEvidence(storage, record_ids(storage)))
+            plan, skipped = run_missing(known, storage, scratch, address, display, options)
     failures, _ = read_failures(storage, plan.missing())
     return Launched(plan, {failure.id: failure for failure in failures}, skipped, wanted_trials(plan, options))
 
 
-def whole_plan(plan: Plan, images: Images, evidence: StoredEvidence) -> Plan:
+def run_missing(
+    known: Known, storage: Storage, scratch: Path, address: str | None, display: Display, options: LaunchOptions
+) -> tuple[Plan, list[str]]:
+    """Run what has no record, once Ray runs and the storage is leased.
+
+    What can be refused is refused first, then shards are made if there are none, then trials run. Returns the plan at
+    the end, and the ids that were skipped.
+    """
+    if address is not None:
+        check_storage_is_shared(storage)
+    study, room = find_room(known.plan.study, whole_plan(known), display, may_grow=address is not None)
+    evidence = known.evidence.read_again(storage)  # until the lease was ours, another launch may have written to it
+    records, _ = evidence.records.read(evidence.done)
+    throughput = throughput_here(study.execution, records, told_calibrations(storage))
+    check_search_budgets(known.plan, known.images, throughput.seconds)
+    if known.plan.exploring:
+        open_exploration(study, known.images, evidence, throughput.seconds, dry=True)
+    images = known.images
+    if not isinstance(images, ShardedImages):
+        display.say(f"sharding {study.data.source} for {study.name}")
+        images = make_images(study, storage)
+    elif lacks_checksums(images.manifest):
+        display.say(f"rot in the shards goes unseen until `python -m study verify {images.shards}` adds checksums")
+    growth = Growth(study, images, evidence, throughput.seconds)
+    records, problems = evidence.records.read(growth.plan.finished)
+    check_records(growth.plan, images, records, [*evidence.problems.values(), *problems])
+    skipped = run_trials(growth, images, throughput, room, scratch, display, options)
+    evidence = evidence.after_launch()
+    return make_plan(study, images, evidence.done, evidence), skipped
+
+
+def whole_plan(known: Known) -> Plan:
     """A plan with all that may come to be run: an exploration may pick any cell of its grid."""
-    if not plan.exploring:
-        return plan
-    whole_grid = StoredEvidence(evidence.storage, evidence.done, whole_grid=True)
-    return make_plan(plan.study, images, evidence.done, whole_grid)
+    if not known.plan.exploring:
+        return known.plan
+    return make_plan(known.plan.study, known.images, known.evidence.done, known.evidence.of_whole_grid())
 
 
 @dataclass(frozen=True)
@@ -152,62 +167,28 @@ def check_search_budgets(plan: Plan, images: Images, seconds: Callable[[PlannedT
             )
 
 
-def finished_plan(study: Study, images: ShardedImages | ExpectedImages, evidence: StoredEvidence) -> Plan:
-    """The plan with its finished trials, each checked to be the result of this very specification and data.
-
-    Raises:
-        ValueError: a record in storage that cannot be read, or that is of other data.
-    """
-    plan = make_plan(study, images, evidence.done, evidence)
-    check_records(plan, evidence, images)
-    return plan
-
-
-def check_records(plan: Plan, evidence: StoredEvidence, images: ShardedImages | ExpectedImages) -> None:
-    """Refuse records of a plan's trials that are unreadable or of other data."""
-    records, problems = read_records(evidence.storage, plan.finished)
-    problems += evidence.problems.values()
-    if problems:
-        listed = "\n".join(f"  {problem.path}: {problem.reason}" for problem in problems)
-        raise ValueError(f"these records cannot be read; delete or restore them:\n{listed}")
-    for record in records:
-        if isinstance(images, ShardedImages) and record.data.fingerprint != images.manifest.fingerprint:
-            raise ValueError(
-                f"the data set {plan.study.data.name!r} changed under this study: the record of {record.id} is of data "
-                f"with fingerprint {record.data.fingerprint[:12]}, the shards in {images.shards} have "
-                f"{images.manifest.fingerprint[:12]}. Restore the shards, or give the changed data another data.name"
-            )
-        same = canonical_json(record.spec.model_dump(mode="json")) == canonical_json(
-            plan.trials[record.id].spec.plain()
-        )
-        assert same, f"two specifications share the id {record.id}"
-
-
-def run_study(
-    study: Study,
-    storage: Storage,
+def run_trials(
+    growth: Growth,
     images: ShardedImages,
-    display: Display,
-    options: LaunchOptions,
     throughput: Throughput,
     room: Room,
     scratch: Path,
+    display: Display,
+    options: LaunchOptions,
 ) -> list[str]:
     """Run every missing trial of a study, and those that are known only when others are finished; returns the ids that
     were skipped because what they need failed. `throughput` predicts what trials take.
     """
     launched_at = datetime.now(UTC)
-    evidence = StoredEvidence(storage, record_ids(storage), retry_failed=options.retry_failed)
-    growth = Growth(study, images, evidence, throughput.seconds)
-    check_records(growth.plan, evidence, images)
-    failed = {} if options.retry_failed else failed_for_good(storage, growth.plan.missing())
-    expectation = Expectation(throughput.seconds)
-    hours, per_worker = options.budget_gpu_hours, study.execution.per_worker
-    budget = None if hours is None else Budget(hours, per_worker, expectation)
-    underway = get_underway(growth, options, failed, room.max_workers, expectation, budget)
+    evidence, execution = growth.evidence, growth.plan.study.execution
+    given_up = set(growth.plan.missing()) & evidence.failed
+    expectation, hours = Expectation(throughput.seconds), options.budget_gpu_hours
+    budget = None if hours is None else Budget(hours, execution.per_worker, expectation)
+    underway = get_underway(growth, options, given_up, room.max_workers, expectation, budget)
     schedule = underway.schedule
-    for id in failed.keys() & schedule.trials.keys():
-        display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
+    for id in schedule.trials:
+        if id in given_up:
+            display.say(f"left alone, for it failed before: {id}; --retry-failed tries it again")
     run_schedule(Run(underway, images, throughput, launched_at, room.grows, scratch), display)
     if budget is not None:
         display.say(budget.summary(schedule.missing()))
@@ -216,6 +197,6 @@ def run_study(
     from study.killed import reason_of_silence  # here, as it needs ray
 
     for id, state in schedule.states.items():
-        if state == "failed" and id not in failed:
-            note_death(storage, id, launched_at.isoformat(), reason_of_silence())
+        if state == "failed" and id not in given_up:
+            note_death(evidence.storage, id, launched_at.isoformat(), reason_of_silence())
     return [id for id, state in schedule.states.items() if state == "skipped"]

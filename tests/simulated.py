@@ -115,7 +115,20 @@ def simulate(
     evidence = StoredEvidence(storage, record_ids(storage), retry_failed=options.retry_failed)
     growth = Growth(study, ExpectedImages.of(study), evidence, lambda trial: seconds)
     given_up = {} if options.retry_failed else failed_for_good(storage, growth.plan.missing())
-    launch = Simulated(get_underway(growth, options, given_up, slots, Expectation()))
+    underway = get_underway(growth, options, given_up, slots, Expectation())
+    return drive(underway, accuracy, fails=fails, dies=dies, cut_after=cut_after)
+
+
+def drive(
+    underway: Underway,
+    accuracy: Accuracy,
+    *,
+    fails: Callable[[TrialSpec], bool] = lambda spec: False,
+    dies: Callable[[TrialSpec], bool] = lambda spec: False,
+    cut_after: int | None = None,
+) -> Simulated:
+    """Run the trials of a launch that is underway, as `simulate` says it."""
+    launch, growth, storage = Simulated(underway), underway.growth, underway.storage
     running: list[tuple[PlannedTrial, int]] = []
     while True:
         running += _starts(launch)
@@ -129,7 +142,7 @@ def simulate(
             gone = SECONDS * quarters / RUNGS
             if growth.rungs(trial.id):
                 trial_reported(launch.underway, trial.id, quarters, accuracy(trial.spec) * quarters / RUNGS, gone)
-            if not evidence.is_pruned(trial.id):
+            if not growth.evidence.is_pruned(trial.id):
                 running.append((trial, quarters + 1))
                 continue
             launch.pruned[trial.id] = gone

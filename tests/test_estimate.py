@@ -13,7 +13,7 @@ import yaml
 from reports.prices import Prices, read_prices
 from reports.records import Record
 from reports.storage import Storage
-from reports.stored import write_record
+from reports.stored import read_records, write_record
 from studies import tiny, tiny_study
 from study.cli import main
 from study.describe import describe_plan, duration
@@ -269,7 +269,8 @@ def test_launch_expects_what_the_storage_tells(tmp_path: Path) -> None:
     plan = a_plan()
 
     def expected_seconds() -> dict[str, float]:
-        throughput = throughput_here(plan.study.execution, storage)
+        records, calibrations = read_records(storage)[0], told_calibrations(storage)
+        throughput = throughput_here(plan.study.execution, records, calibrations)
         return {id: throughput.seconds(trial) for id, trial in plan.trials.items()}
 
     assert all(map(math.isnan, expected_seconds().values()))

@@ -14,7 +14,8 @@ from studies import tiny, tiny_study
 from study.capacity import NodeTypes, worker_slots
 from study.config import Execution, Study
 from study.evidence import StoredEvidence
-from study.launch import check_search_budgets, finished_plan, whole_plan
+from study.known import read_known
+from study.launch import check_search_budgets, whole_plan
 from study.plan import ExpectedImages, make_plan
 from study.trial import TrialSpec
 
@@ -139,10 +140,9 @@ def test_a_search_whose_hours_pay_for_no_sample_is_refused() -> None:
 def test_workers_of_any_cell_count_before_one_is_picked(tmp_path: Path) -> None:
     wide = Execution(workers={"default": 1, "r10w0.125": 4}, per_worker={"CPU": 1.0})
     study = explored(20).model_copy(update={"execution": wide})
-    images, evidence = ExpectedImages.of(study), StoredEvidence(Storage(str(tmp_path)), ())
-    plan = finished_plan(study, images, evidence)
-    assert plan.exploring and not plan.expected()
-    whole, nobody = whole_plan(plan, images, evidence), NodeTypes((), 0)
+    known = read_known(study, Storage(str(tmp_path)))
+    assert known.plan.exploring and not known.plan.expected()
+    whole, nobody = whole_plan(known), NodeTypes((), 0)
     assert worker_slots(whole, wide, [{"CPU": 4.0}], nobody, may_grow=False) == 4
     with pytest.raises(ValueError, match=r"r10w0\.125.* asks for 4 workers"):
         worker_slots(whole, wide, [{"CPU": 3.0}], nobody, may_grow=False)

@@ -28,7 +28,8 @@ from reports.running import LISTED, loss_curve
 from reports.storage import Storage
 from simulated import finish
 from studies import tiny
-from study.cli import current_plan, main
+from study.cli import main
+from study.known import current_plan
 from study.lease import lease
 from study.load import load_study
 from study.progress import Telling, write_progress
