@@ -20,7 +20,7 @@ class Order(Protocol):
 
 
 @dataclass(frozen=True)
-class Span:
+class TrialTimes:
     """When one trial started and ended, in seconds from the launch."""
 
     start: float
@@ -35,7 +35,7 @@ class Simulation:
     a worker trained, in [0, 1].
     """
 
-    runs: dict[str, Span]
+    runs: dict[str, TrialTimes]
     makespan: float
     busy: float
 
@@ -59,13 +59,13 @@ def simulate(order: Order, seconds: Mapping[str, float], devices: int, clock: Si
     """
     held, free = 0.0, devices
     running: list[tuple[float, str, int]] = []  # a heap: end, id, workers
-    runs: dict[str, Span] = {}
+    runs: dict[str, TrialTimes] = {}
     while True:
         found = order.next()
         if not isinstance(found, str):
             assert found.workers <= free, f"{found.id} was started with {free} of its {found.workers} devices free"
             free -= found.workers
-            runs[found.id] = Span(clock.now, clock.now + seconds[found.id])
+            runs[found.id] = TrialTimes(clock.now, clock.now + seconds[found.id])
             held += found.workers * seconds[found.id]
             heapq.heappush(running, (runs[found.id].end, found.id, found.workers))
         elif running:
