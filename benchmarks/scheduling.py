@@ -17,7 +17,7 @@ from typing import Literal
 
 from study.load import load_study
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.schedule import Ending, Schedule
+from study.schedule import Schedule, TrialEnding
 from study.searcher import GraphSearcher
 from study.simulate import SimulatedClock, critical_path, simulate
 from trainables.spec import STAGES
@@ -96,7 +96,7 @@ class ThroughSearcher:
         self.names[found["id"]] = name
         return self.plan.trials[found["id"]]
 
-    def ended(self, id: str, ending: Ending) -> None:
+    def ended(self, id: str, ending: TrialEnding) -> None:
         started = time.perf_counter()
         self.searcher.on_trial_complete(self.names[id], {})
         self.spent += time.perf_counter() - started
@@ -132,7 +132,7 @@ class InOrder:
                 return trial
         return "wait"
 
-    def ended(self, id: str, ending: Ending) -> None:
+    def ended(self, id: str, ending: TrialEnding) -> None:
         self.running.remove(id)
         self.done.add(id)
         self.free += self.plan.trials[id].workers

@@ -10,7 +10,7 @@ from study.budget import Budget
 from study.expectation import Expectation
 from study.growth import Growth
 from study.plan import PlannedTrial
-from study.schedule import Ending, Next, Schedule
+from study.schedule import Next, Schedule, TrialEnding
 from study.wanted import LaunchOptions, wanted_trials
 
 
@@ -81,7 +81,7 @@ def trial_ended(underway: Underway, id: str) -> None:
     schedule.add(_wanted_of(grown, underway), finished=growth.evidence.done)
 
 
-def how_it_ended(growth: Growth, id: str) -> Ending:
+def how_it_ended(growth: Growth, id: str) -> TrialEnding:
     """How a trial ended, by what it left in storage."""
     if growth.evidence.storage.exists("records", f"{id}.json"):
         return "done"

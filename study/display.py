@@ -17,12 +17,12 @@ from ray import tune
 from reports.message import printable
 from reports.progress import Progress
 from study.plan import PlannedTrial
-from study.schedule import Schedule, State
+from study.schedule import Schedule, TrialState
 from study.time_left import clock, time_left
 from trainables.spec import STAGES
 
-STATES: tuple[State, ...] = ("done", "running", "waiting", "pruned", "failed", "skipped")
-UNFINISHED: tuple[State, ...] = ("running", "waiting")
+STATES: tuple[TrialState, ...] = ("done", "running", "waiting", "pruned", "failed", "skipped")
+UNFINISHED: tuple[TrialState, ...] = ("running", "waiting")
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 10.0
 LEFT_SECONDS = 5.0  # as often as running trials say how far they are

@@ -12,7 +12,7 @@ from study.evidence import StoredEvidence
 from study.exploration import Exploration, advance, open_exploration
 from study.grid import expand
 from study.plan import Images, Plan, PlannedTrial, Planner, plan_of
-from study.schedule import State
+from study.schedule import TrialState
 
 
 class Growth:
@@ -47,7 +47,7 @@ class Growth:
         """The plan as far as it is known by now."""
         return plan_of(self.expansion, self.planner, self.evidence.done)
 
-    def after(self, changed: list[tuple[str, State]]) -> list[PlannedTrial]:
+    def after(self, changed: list[tuple[str, TrialState]]) -> list[PlannedTrial]:
         """The trials that are known only after some have ended or were skipped."""
         touched: dict[str, Choice] = {}
         for id, state in changed:

@@ -25,7 +25,7 @@ MOST_BYTES = 2**28
 
 Text = Annotated[str, Field(max_length=10_000)]
 Attribute = Annotated[dict[Text, JsonValue], Field(min_length=1, max_length=1)]
-State = Annotated[int, Field(ge=0, le=3)]  # of Optuna's: running, complete, pruned, failed
+StateNumber = Annotated[int, Field(ge=0, le=3)]  # of Optuna's: running, complete, pruned, failed
 Values = Annotated[list[Number], Field(max_length=10)] | None
 
 
@@ -56,7 +56,7 @@ class _Trial(_Entry):
     study_id: Count
     datetime_start: Text | None
     datetime_complete: Text = ""
-    state: State = 0
+    state: StateNumber = 0
     params: dict[Text, Number] = {}
     distributions: dict[Text, str] = {}
     user_attrs: dict[Text, JsonValue] = {}
@@ -77,7 +77,7 @@ class _Parameter(_Entry):
 class _Ended(_Entry):
     op_code: Literal[6]
     trial_id: Count
-    state: State
+    state: StateNumber
     values: Values
     datetime_start: Text = ""
     datetime_complete: Text = ""

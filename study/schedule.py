@@ -11,8 +11,8 @@ from typing import Literal
 
 from study.plan import Plan, PlannedTrial
 
-State = Literal["waiting", "running", "done", "pruned", "failed", "skipped"]
-Ending = Literal["done", "pruned", "failed"]
+TrialState = Literal["waiting", "running", "done", "pruned", "failed", "skipped"]
+TrialEnding = Literal["done", "pruned", "failed"]
 Next = PlannedTrial | Literal["wait", "end"]
 
 LOOK_BEHIND = 100
@@ -50,7 +50,7 @@ class Schedule:
         self.ends: dict[str, float] = {}  # when each of the running trials is expected to end, NaN: unknown
         self.all_refused = False  # all that is ready, since a trial ended last
         self.trials: dict[str, PlannedTrial] = {}
-        self.states: dict[str, State] = {}
+        self.states: dict[str, TrialState] = {}
         self.waiting = 0
         self.workers_in_flight = 0
         self.unmet: dict[str, int] = {}  # of how many trials a waiting one still waits for the record
@@ -124,7 +124,7 @@ class Schedule:
         self.ends[trial.id] = self.clock() + self.seconds(trial)
         return trial
 
-    def ended(self, id: str, ending: Ending) -> list[tuple[str, State]]:
+    def ended(self, id: str, ending: TrialEnding) -> list[tuple[str, TrialState]]:
         """A trial has ended, well or not: what waits for it may start, or is skipped.
 
         Returns the trials whose end this is, each with its state: itself and those skipped.
@@ -151,14 +151,14 @@ class Schedule:
     def missing(self) -> list[str]:
         return [id for id, state in self.states.items() if state == "waiting"]
 
-    def counts(self) -> dict[str, Counter[State]]:
+    def counts(self) -> dict[str, Counter[TrialState]]:
         """States by stage."""
-        table: dict[str, Counter[State]] = {}
+        table: dict[str, Counter[TrialState]] = {}
         for id, state in self.states.items():
             table.setdefault(self.trials[id].spec.stage, Counter())[state] += 1
         return table
 
-    def _add(self, trial: PlannedTrial, state: State) -> None:
+    def _add(self, trial: PlannedTrial, state: TrialState) -> None:
         """Add a trial whose predecessors were added before."""
         id, before = trial.id, predecessors(trial)
         self.trials[id], self.states[id], self.numbers[id] = trial, state, len(self.numbers)
@@ -191,7 +191,7 @@ class Schedule:
                 skipped += [child, *self._skip_children(child)]
         return skipped
 
-    def _change(self, id: str, state: State) -> None:
+    def _change(self, id: str, state: TrialState) -> None:
         assert self.states[id] in ("waiting", "running")
         self.waiting -= self.states[id] == "waiting"
         self.states[id] = state

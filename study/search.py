@@ -39,9 +39,9 @@ BEGINNING = "begins_with"
 LOCK_SECONDS = 3
 """A lock that is as old was left behind by a process that was killed: writing takes milliseconds."""
 
-State = Literal["running", "complete", "pruned", "failed"]
+SampleState = Literal["running", "complete", "pruned", "failed"]
 
-STATES: dict[TrialState, State] = {
+STATES: dict[TrialState, SampleState] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -73,7 +73,7 @@ class Searches:
         """Path or URL of the journal, for messages."""
         return self.storage.uri(*JOURNAL)
 
-    def samples(self, choice: Choice) -> list[tuple[Cell, State]]:
+    def samples(self, choice: Choice) -> list[tuple[Cell, SampleState]]:
         """What a search has sampled, in order: the changes of the cell, and what became of them."""
         study = self.find(choice.id)
         trials = [] if study is None else study.get_trials(deepcopy=False)
@@ -102,7 +102,7 @@ class Searches:
         self.put_back()
         return len(known)
 
-    def tell(self, choice: Choice, number: int, dev_top1: float | None, state: State) -> None:
+    def tell(self, choice: Choice, number: int, dev_top1: float | None, state: SampleState) -> None:
         """Say what became of a sample; what was told before stays as it is."""
         study = self.find(choice.id)
         assert study is not None and (state == "complete") == (dev_top1 is not None)

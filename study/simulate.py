@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from study.plan import Plan
-from study.schedule import Ending, Next, Schedule, predecessors
+from study.schedule import Next, Schedule, TrialEnding, predecessors
 
 
 class Order(Protocol):
@@ -16,7 +16,7 @@ class Order(Protocol):
 
     def next(self) -> Next: ...
 
-    def ended(self, id: str, ending: Ending) -> object: ...
+    def ended(self, id: str, ending: TrialEnding) -> object: ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from studies import tiny, tiny_study
 from study.plan import ExpectedImages, Plan, make_plan
-from study.schedule import Ending, Schedule
+from study.schedule import Schedule, TrialEnding
 from study.searcher import GraphSearcher
 from study.simulate import SimulatedClock, critical_path, simulate, simulate_plan
 
@@ -139,7 +139,7 @@ class ThroughSearcher:
         self.tune_ids[config["id"]] = tune_id
         return self.schedule.trials[config["id"]]
 
-    def ended(self, id: str, ending: Ending) -> None:
+    def ended(self, id: str, ending: TrialEnding) -> None:
         self.searcher.on_trial_complete(self.tune_ids[id], {})
 
 

@@ -12,7 +12,7 @@ import pytest
 from studies import tiny, tiny_study
 from study.load import load_study
 from study.plan import ExpectedImages, Plan, PlannedTrial, make_plan
-from study.schedule import Ending, Schedule
+from study.schedule import Schedule, TrialEnding
 from study.simulate import SimulatedClock, simulate
 from study.time_left import Left, time_left
 
@@ -37,7 +37,7 @@ class Asked:
             self._ask_until_next_end()
         return found
 
-    def ended(self, id: str, ending: Ending) -> None:
+    def ended(self, id: str, ending: TrialEnding) -> None:
         self.schedule.ended(id, ending)
 
     def _ask_until_next_end(self) -> None:
