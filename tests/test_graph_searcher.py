@@ -7,7 +7,7 @@ import pytest
 
 from studies import tiny_study
 from study.plan import ExpectedImages, Plan, make_plan
-from study.schedule import Ending, Schedule, predecessors
+from study.schedule import Schedule, TrialEnding, predecessors
 from study.searcher import GraphSearcher
 
 GRID = {"architecture": ["r10w0.0625", "r10"], "label_fraction": [0.1, 1.0], "temperature": [0.1, 1.0]}
@@ -92,14 +92,14 @@ def test_descendants_of_a_failure_are_skipped_and_the_rest_goes_on() -> None:
 
 
 @pytest.mark.parametrize("ending", ["pruned", "failed"])
-def test_trial_that_is_added_when_what_it_needs_has_ended_badly_is_skipped(ending: Ending) -> None:
+def test_trial_that_is_added_when_what_it_needs_has_ended_badly_is_skipped(ending: TrialEnding) -> None:
     plan = a_plan()
     first = next(iter(plan.trials))
     child = next(trial for trial in plan.trials.values() if trial.spec.parent == first)
-    schedule = Schedule(dataclasses.replace(plan, trials={first: plan.trials[first]}), lambda id: ending, 1)
-    schedule.grow = lambda changed: [child]
+    schedule = Schedule(dataclasses.replace(plan, trials={first: plan.trials[first]}), 1)
     assert schedule.next() == plan.trials[first]
-    schedule.ended(first)
+    assert schedule.ended(first, ending) == [(first, ending)]
+    schedule.add([child])
     assert schedule.states == {first: ending, child.id: "skipped"} and schedule.next() == "end"
 
 
