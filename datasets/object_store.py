@@ -15,20 +15,20 @@ import pyarrow as pa
 from pyarrow import fs
 
 S3_ATTEMPTS = 8
-"""A request to S3 that is throttled or cut off is made so often, after pauses that double, before it is an error."""
+"""Times that a request to S3 is made, after pauses that double, before being throttled or cut off is an error."""
 
 GOOGLE_SECONDS = 15
-"""A request to Google's store is made again for so long; one by one its client needs twice that."""
+"""Seconds for which a request to Google's store is repeated; its client takes up to twice as long."""
 
 OUTAGE_SECONDS = 600.0
-"""A trial waits so long for an object store that does not answer, beyond its client's own attempts, which take 30 to 70
-seconds: longer than stores are away in most of their outages, and shorter than torch lets ranks wait for each other."""
+"""Seconds that a trial waits for an object store that does not answer, after its client's own attempts, which take 30
+to 70 seconds. Most outages of stores are shorter; torch lets ranks wait for each other longer."""
 
 PAUSE_SECONDS = 5.0
 """The pause before it asks again."""
 
 REFUSED_SECONDS = 10.0
-"""A refusal that lasts so long is no slip of the store's, such as while it spreads new rights: it ends a launch."""
+"""Seconds after which a refusal ends a launch: a shorter one may be a slip, while the store spreads new rights, say."""
 
 GONE = "NO_SUCH_BUCKET"
 REFUSALS = (

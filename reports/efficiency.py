@@ -12,7 +12,7 @@ from reports.comparable import joined
 from reports.intervals import NORMAL, TAIL, Array, resampled_means, seed_freedom, student, values_of
 from reports.scaling import labels_needed, size_points
 
-COLUMNS = (
+SAVINGS_COLUMNS = (
     *("architecture", "label_fraction", "labels", "mean", "reference", "reference_stage"),
     *("factor", "bound", "low", "low_bound", "high", "high_bound", "rises", "basis", "sentence", "ids"),
     *("caveat", "apart"),
@@ -36,7 +36,7 @@ def label_efficiency(trials: pd.DataFrame) -> pd.DataFrame:
     """
     points, supervised = size_points(trials), size_points(trials, "supervised")
     if points.empty:
-        return pd.DataFrame(columns=list(COLUMNS))
+        return pd.DataFrame(columns=list(SAVINGS_COLUMNS))
     smallest = points.sort_values(["parameters", "architecture"], kind="stable").iloc[0]["architecture"]
     rows = []
     for _, target in points.sort_values(["parameters", "architecture", "label_fraction"], kind="stable").iterrows():
@@ -44,7 +44,7 @@ def label_efficiency(trials: pd.DataFrame) -> pd.DataFrame:
             rows.append(_row(trials, target, points[points["architecture"] == smallest], "finetune"))
         if len(baseline := supervised[supervised["architecture"] == target["architecture"]]):
             rows.append(_row(trials, target, baseline, "supervised"))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(SAVINGS_COLUMNS))
 
 
 def log_labels_needed(labels: Array, curves: Array, targets: Array) -> Array:

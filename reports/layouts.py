@@ -18,8 +18,8 @@ from reports.paper import other_methods, table
 from reports.scaling import SIZE
 from reports.tables import best_points
 
-Number = Literal["1", "2", "3", "G.1", "G.2"]
-NUMBERS: tuple[Number, ...] = get_args(Number)
+TableNumber = Literal["1", "2", "3", "G.1", "G.2"]
+NUMBERS: tuple[TableNumber, ...] = get_args(TableNumber)
 STUDY = "this study"
 GAP = "\u2013"
 OF_TABLE_1, OF_TABLE_3 = "SimCLRv2, Tables 1 and G.1", "SimCLRv2, Tables 3 and G.2"  # `study` of the paper's trials
@@ -38,7 +38,7 @@ MODEL = ("architecture", "depth", "width", "SK", "parameters", "source")
 METHOD = ("method", "architecture", "source")
 OF_STAGES = "fine-tuning, linear evaluation and supervised training"
 FEW = "Few labels: supervised training, distilled models and other methods"
-HEADS: dict[Number, tuple[str, tuple[str, ...], str]] = {
+HEADS: dict[TableNumber, tuple[str, tuple[str, ...], str]] = {
     "1": (f"Top-1 of {OF_STAGES}", MODEL, "It needs one of the stages finetune, linear and supervised."),
     "2": (
         "Distillation with and without labels and unlabelled images, top-1",
@@ -58,7 +58,7 @@ class Layout:
     """One table as text; `numeric` are the columns that hold numbers, `need` says what would add rows of this study
     ("" if it has some)."""
 
-    number: Number
+    number: TableNumber
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -66,7 +66,7 @@ class Layout:
     need: str
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """One number of a table: the names of its row, the key by which its column is placed, the column's name."""
 
     row: tuple[str, ...]
@@ -75,7 +75,7 @@ class Cell(NamedTuple):
     text: str
 
 
-def table_rows(number: Number, trials: pd.DataFrame, reference: pd.DataFrame) -> Layout:
+def table_rows(number: TableNumber, trials: pd.DataFrame, reference: pd.DataFrame) -> Layout:
     """One of the paper's tables with the rows of `trials` and those of `reference`, each row naming its source.
 
     Both are tables of `tables.trials`; `reference` is `paper.table()`, or an empty one. Where `trials` are the
@@ -90,7 +90,7 @@ def table_rows(number: Number, trials: pd.DataFrame, reference: pd.DataFrame) ->
     return _assemble(number, title, names, cells, "" if here else need)
 
 
-def _cells_of(number: Number, source: str, trials: pd.DataFrame) -> list[Cell]:
+def _cells_of(number: TableNumber, source: str, trials: pd.DataFrame) -> list[TableCell]:
     if number == "2":
         return list(_losses(source, trials))
     if number in ("1", "G.1"):
@@ -99,11 +99,11 @@ def _cells_of(number: Number, source: str, trials: pd.DataFrame) -> list[Cell]:
 
 
 @cache
-def _cells_of_paper(number: Number) -> list[Cell]:
+def _cells_of_paper(number: TableNumber) -> list[TableCell]:
     return _cells_of(number, PAPER, table())
 
 
-def _assemble(number: Number, title: str, names: Sequence[str], cells: Sequence[Cell], need: str) -> Layout:
+def _assemble(number: TableNumber, title: str, names: Sequence[str], cells: Sequence[TableCell], need: str) -> Layout:
     """Rows in the order of their first cell, columns by their place."""
     columns = {cell.place: cell.column for cell in sorted(cells, key=lambda cell: cell.place)}
     texts: dict[tuple[str, ...], dict[tuple[float, ...], str]] = {}
@@ -114,7 +114,7 @@ def _assemble(number: Number, title: str, names: Sequence[str], cells: Sequence[
     return Layout(number, title, (*names, *columns.values()), rows, numeric, need)
 
 
-def _models(source: str, trials: pd.DataFrame, metric: str) -> Iterator[Cell]:
+def _models(source: str, trials: pd.DataFrame, metric: str) -> Iterator[TableCell]:
     """Tables 1 and G.1: one row a model, in the order of size."""
     if source == PAPER:
         trials = trials[trials["study"] == OF_TABLE_1]
@@ -126,10 +126,10 @@ def _models(source: str, trials: pd.DataFrame, metric: str) -> Iterator[Cell]:
         kernels = GAP if pd.isna(facts["selective_kernels"]) else "yes" if facts["selective_kernels"] else "no"
         row = (model, _known(facts["depth"]), _known(facts["width"], "×"), kernels, amount(point["parameters"]), source)
         column = f"{STAGES[point['stage']]}, {percent(fraction)}"
-        yield Cell(row, (point["place"], fraction), column, _text(trials, point["ids"], metric))
+        yield TableCell(row, (point["place"], fraction), column, _text(trials, point["ids"], metric))
 
 
-def _losses(source: str, trials: pd.DataFrame) -> Iterator[Cell]:
+def _losses(source: str, trials: pd.DataFrame) -> Iterator[TableCell]:
     """Table 2: students of one teacher that differ in their loss, and the same model trained on the labels alone."""
     distilled = trials[(trials["stage"] == "distill") & trials["distill_images"].notna()]
     distilled = distilled.assign(mixed=distilled["distillation_weight"] < 1)
@@ -149,7 +149,7 @@ def _losses(source: str, trials: pd.DataFrame) -> Iterator[Cell]:
             yield from _by_fraction(row, point, trials, ["top1"])
 
 
-def _few_labels(source: str, trials: pd.DataFrame, more: bool) -> Iterator[Cell]:
+def _few_labels(source: str, trials: pd.DataFrame, more: bool) -> Iterator[TableCell]:
     """Tables 3 and G.2: supervised baselines, other people's methods (`more` of them in G.2), distilled models."""
     if source == PAPER:
         trials = trials[trials["study"] == OF_TABLE_3]
@@ -168,20 +168,20 @@ def _few_labels(source: str, trials: pd.DataFrame, more: bool) -> Iterator[Cell]
         yield from _by_fraction((name, point["architecture"], source), point, trials, METRICS)
 
 
-def _others(more: bool) -> Iterator[Cell]:
+def _others(more: bool) -> Iterator[TableCell]:
     methods = other_methods()
     for row in _records(methods if more else methods[methods["in_table_3"]]):
         for metric in METRICS:
             name = f"{row['method']}{' (concurrent)' if row['concurrent'] else ''}"
             text = GAP if math.isnan(row[metric]) else accuracy(row[metric])
-            yield Cell((name, row["architecture"], PAPER), *_column(metric, row["label_fraction"]), text)
+            yield TableCell((name, row["architecture"], PAPER), *_column(metric, row["label_fraction"]), text)
 
 
 def _by_fraction(
     row: tuple[str, ...], point: dict[str, Any], trials: pd.DataFrame, metrics: Iterable[str]
-) -> Iterator[Cell]:
+) -> Iterator[TableCell]:
     for metric in metrics:
-        yield Cell(row, *_column(metric, point["label_fraction"]), _text(trials, point["ids"], metric))
+        yield TableCell(row, *_column(metric, point["label_fraction"]), _text(trials, point["ids"], metric))
 
 
 def _column(metric: str, fraction: float) -> tuple[tuple[float, ...], str]:

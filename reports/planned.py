@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-COLUMNS = ("stage", "architecture", "trials", "planned", "actual", "ratio", "planned_money", "money")
+PLANNED_COLUMNS = ("stage", "architecture", "trials", "planned", "actual", "ratio", "planned_money", "money")
 
 
 def estimated(trials: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
@@ -21,9 +21,10 @@ def estimated(trials: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
 
 
 def planned_and_actual(estimated: pd.DataFrame) -> pd.DataFrame:
-    """One row for each stage and architecture that has estimated trials, in the order of `COLUMNS`: their number, their
-    planned and actual device-seconds together, the ratio of the two, and both in money (NaN where a trial has no
-    price)."""
+    """One row for each stage and architecture that has estimated trials, in the order of `PLANNED_COLUMNS`.
+
+    It has their number, their planned and actual device-seconds together, the ratio of the two, and both in money (NaN
+    where a trial has no price)."""
     table = estimated.groupby(["stage", "architecture"], sort=False).agg(
         trials=("id", "count"),
         planned=("planned_device_seconds", "sum"),
@@ -32,7 +33,7 @@ def planned_and_actual(estimated: pd.DataFrame) -> pd.DataFrame:
         money=("money", _sum_if_all_known),
     )
     table = table.reset_index()
-    return table.assign(ratio=table["actual"] / table["planned"])[list(COLUMNS)]
+    return table.assign(ratio=table["actual"] / table["planned"])[list(PLANNED_COLUMNS)]
 
 
 def _sum_if_all_known(amounts: pd.Series[float]) -> float:

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import Field, ValidationError, field_validator
 
 from reports.plain_yaml import read_yaml_file
-from reports.records import Part, Record, Resources
+from reports.records import Record, RecordPart, Resources
 
 DEFAULT = Path(__file__).parent / "prices.yaml"
 
@@ -21,7 +21,7 @@ Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Month = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")]
 
 
-class CpuPrice(Part):
+class CpuPrice(RecordPart):
     """Price of one core for one hour; `source` says whose price it is."""
 
     per_core_hour: Price
@@ -29,7 +29,7 @@ class CpuPrice(Part):
     source: str
 
 
-class DevicePrice(Part):
+class DevicePrice(RecordPart):
     """Price of one device for one hour, for device names that match `pattern` (shell wildcards, any case)."""
 
     pattern: str
@@ -38,7 +38,7 @@ class DevicePrice(Part):
     source: str
 
 
-class NodePrice(Part):
+class NodePrice(RecordPart):
     """Price of one node of a type for one hour.
 
     `type` is what a user asks for and what nodes of a cluster are labelled with; other terms of the same machine, such
@@ -54,7 +54,7 @@ class NodePrice(Part):
     source: str
 
 
-class Prices(Part):
+class Prices(RecordPart):
     """A price table; the first device whose pattern matches counts, and every node type has one price."""
 
     currency: str

@@ -17,7 +17,7 @@ from reports.storage import Storage
 from reports.stored import THREADS
 
 FRESH_SECONDS = 120.0
-"""A trial that has not written for so long is taken to be interrupted, not running: longer than an evaluation takes."""
+"""Seconds of silence after which a trial counts as interrupted: more than an evaluation takes."""
 
 MOST_ROWS = 1_000
 MOST_BYTES = 2**20

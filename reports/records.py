@@ -38,7 +38,7 @@ OF_LABELS = ("linear", "finetune", "supervised")
 Stage = Literal["pretrain", "linear", "finetune", "supervised", "distill"]
 
 
-class Part(BaseModel):
+class RecordPart(BaseModel):
     """Frozen; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -53,7 +53,7 @@ class DataReference(BaseModel):
     image_size: Count
 
 
-class DevSplit(Part):
+class RecordedDevSplit(RecordPart):
     """Labelled training images that a trial held out, and was evaluated on instead of the test split."""
 
     label_fraction: Amount
@@ -61,7 +61,7 @@ class DevSplit(Part):
     fold: Count
 
 
-class TrialSpec(Part):
+class RecordedSpec(RecordPart):
     """Everything that determines a result; `settings` are the stage's own, `parent` is the id of the trial it builds
     on.
 
@@ -75,16 +75,16 @@ class TrialSpec(Part):
     architecture: Annotated[str, Field(pattern=r"\S")]
     seed: Count | None
     parent: TrialId | None
-    dev: DevSplit | None = None
+    dev: RecordedDevSplit | None = None
     settings: dict[str, JsonValue]
 
     @model_validator(mode="after")
-    def _settings_of_a_stage(self) -> TrialSpec:
+    def _settings_of_a_stage(self) -> RecordedSpec:
         check_settings(self.settings, reads_labels=self.stage in OF_LABELS)
         return self
 
 
-class Candidate(Part):
+class Candidate(RecordPart):
     """Settings among which was chosen: what they change, the trials on held-out images that measured them, and their
     mean accuracy (null: a trial failed or was stopped early)."""
 
@@ -93,7 +93,7 @@ class Candidate(Part):
     trials: tuple[TrialId, ...]
 
 
-class Selection(Part):
+class Selection(RecordPart):
     """A choice on which a trial rests: what was chosen at which stage, by which metric, among what."""
 
     choice: str
@@ -109,7 +109,7 @@ class Selection(Part):
         return self
 
 
-class ModelSize(Part):
+class ModelSize(RecordPart):
     """Parameters as the paper's Table 1 counts them (encoder with batch-norm statistics), and all that were trained
     (null where a paper does not state them). `sha256` is that of the trained model's file (null: an older record).
     """
@@ -119,7 +119,7 @@ class ModelSize(Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
-class Cost(Part):
+class Cost(RecordPart):
     """Seconds, images seen, floating-point operations of training, and the number of processes that it took.
 
     `device_seconds` are those of all workers, each counted once, also those that share a GPU. Seconds and processes are
@@ -135,7 +135,7 @@ class Cost(Part):
     planned_device_seconds: Amount | None = None
 
 
-class Resources(Part):
+class Resources(RecordPart):
     """What a trial ran on, and the two choices of its execution that change the rounding (null: not noted).
 
     `node_type` is the entry of the price table at which the node was rented, rank 0's where the trial ended (null: not
@@ -156,7 +156,7 @@ class Resources(Part):
     earlier_layouts: tuple[tuple[Count, Count], ...] | None = None
 
 
-class DataUsed(Part):
+class DataUsed(RecordPart):
     """`labelled_images` are the rows whose labels were read; `subset_hash` is the sha256 of exactly these rows' ids and
     labels: pairs of int64, little-endian, in the order of the ids (null: none).
     """
@@ -168,7 +168,7 @@ class DataUsed(Part):
     subset_hash: str | None
 
 
-class Environment(Part):
+class Environment(RecordPart):
     commit: str
     dirty: bool
     versions: dict[str, str]
@@ -176,7 +176,7 @@ class Environment(Part):
     python: str
 
 
-class Record(Part):
+class Record(RecordPart):
     """Result of one finished trial. Rates in `metrics` (top1, top5, ...) are in [0, 1]; `history` has one row a
     logged step.
 
@@ -189,7 +189,7 @@ class Record(Part):
     id: TrialId
     study: str
     source: Literal["run", "paper"]
-    spec: TrialSpec
+    spec: RecordedSpec
     metrics: dict[str, Number]
     history: tuple[dict[str, Number], ...]
     model: ModelSize
@@ -231,7 +231,7 @@ class Record(Part):
         return metrics
 
 
-class Failure(Part):
+class Failure(RecordPart):
     """Why a trial has no record yet: its last error, where and when, in which launch, and how often it was tried.
 
     `launch` is when that began, by its own clock: the clock of `failed_at` may be another.

@@ -30,13 +30,13 @@ HEADERS = {
 HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 
 LAST_SECONDS = 1
-"""What is being sent at the end of serving has so long to arrive."""
+"""Seconds that answers may take to arrive which are being sent when serving ends."""
 
 PIECE = 2**18
-"""A page is handed over in pieces of so many bytes, so that slow readers do not keep a copy each."""
+"""Bytes of the pieces in which a page is handed over, so that slow readers do not keep a copy each."""
 
 CONNECTIONS = 65_536
-"""So many files may be open at once, where the system allows it."""
+"""Files that may be open at once, where the system allows it."""
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 

@@ -8,7 +8,7 @@ from reports.message import complain
 from reports.records import Problem
 
 NAMED = 10
-"""So many files are named; of a folder that was damaged as a whole all others are counted."""
+"""Files that are named; the others are only counted, since a whole folder may be damaged."""
 
 
 def tell_bad_files(what: str, problems: Sequence[Problem]) -> None:

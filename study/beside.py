@@ -28,10 +28,10 @@ from trainables.spec import (
 from trainables.stage import CANVAS, Assignment
 
 MOST_IMAGES, BATCH = 256, 64
-"""So many images are read, and so many evaluated, in batches; all others take as long."""
+"""Images that are read and images that are evaluated, in batches; the others are taken to need as long each."""
 
 SECONDS = 3.0
-"""After so long no further batch is begun."""
+"""Seconds after which no further batch is begun."""
 
 
 def seconds_beside_steps(trial: PlannedTrial, images: ShardedImages, context: Context) -> float:

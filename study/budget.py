@@ -1,4 +1,4 @@
-"""GPU hours of one launch: no trial is started that what is left would not pay."""
+"""GPU hours of one launch: a trial is started only if the remaining budget covers what it is expected to take."""
 
 from __future__ import annotations
 

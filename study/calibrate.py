@@ -30,7 +30,7 @@ WARM_UP, STEPS = 2, 5
 """Steps before the first that counts, and those that count, of which the median is kept."""
 
 SECONDS = 2.0
-"""After so long no further step of a kind is begun once one has been measured."""
+"""Seconds after which no further step of a kind is begun, once one has been measured."""
 
 CPU_FLOPS = 1e11
 """Largest step on a CPU, about a second of two cores; larger batches are cut, as big networks would take minutes."""

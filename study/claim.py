@@ -20,17 +20,17 @@ from reports.storage import Storage
 from study.process import as_name, from_name, is_dead, is_of_this_machine, process_identity
 
 STALE_SECONDS = 60.0
-"""A claim that was not renewed for so long is dead: six heartbeats."""
+"""Seconds without renewal after which a claim is dead: six heartbeats."""
 
 CLOCKS_SECONDS = 60.0
-"""By so much the storage's clock may differ from that of a reader, who writes nothing to compare them."""
+"""Seconds by which the clocks of the storage and of a reader may differ; a reader writes nothing to compare them."""
 
 
 Text = Annotated[str, Field(max_length=2_000)]
 
 
 @dataclass(frozen=True)
-class Claim:
+class DriverClaim:
     """Who claims a storage; `process` tells processes of one machine apart, also where a pid was used again."""
 
     study: Text
@@ -55,7 +55,7 @@ def _new_name() -> str:
     return f"{uuid.uuid4().hex}.{as_name(process_identity(os.getpid()))}".rstrip(".")
 
 
-_CLAIM = TypeAdapter(Claim)  # it checks types, and passes over what another version of the code adds
+_CLAIM = TypeAdapter(DriverClaim)  # it checks types, and passes over what another version of the code adds
 
 
 def written_claims(storage: Storage) -> dict[str, float]:
@@ -66,13 +66,13 @@ def written_claims(storage: Storage) -> dict[str, float]:
     return {info.base_name.removesuffix(".json"): info.mtime_ns / 1e9 for info in files}
 
 
-def read_claim(storage: Storage, name: str) -> Claim | None:
+def read_claim(storage: Storage, name: str) -> DriverClaim | None:
     """A claim; None if it was withdrawn. One that is torn, or of a version of the code that writes other claims, counts
     as held by the process that its name tells, or by somebody on another machine; it is not known since when, and it
     takes over from nobody."""
     process = from_name(name.partition(".")[2])
     pid = int(process.split()[2]) if process else 0
-    unknown = Claim(study="", host="", pid=pid, process=process, since="", name=name, held=True)
+    unknown = DriverClaim(study="", host="", pid=pid, process=process, since="", name=name, held=True)
     try:
         claim = storage.read_typed(_CLAIM, "lease", file_of(name))
     except FileNotFoundError:
@@ -82,11 +82,11 @@ def read_claim(storage: Storage, name: str) -> Claim | None:
     return claim if claim.name == name else unknown
 
 
-def write_claim(storage: Storage, claim: Claim) -> None:
+def write_claim(storage: Storage, claim: DriverClaim) -> None:
     storage.write_bytes(json.dumps(asdict(claim)).encode(), "lease", file_of(claim.name))
 
 
-def withdraw(storage: Storage, claim: Claim) -> None:
+def withdraw(storage: Storage, claim: DriverClaim) -> None:
     """Delete one's claim. Where the storage is gone it ends by itself, and the reason why the driver ends counts."""
     with suppress(OSError, pyarrow.ArrowException):
         storage.delete("lease", file_of(claim.name))
@@ -96,7 +96,7 @@ def file_of(name: str) -> str:
     return f"{name}.json"
 
 
-def living_driver(storage: Storage) -> Claim | None:
+def living_driver(storage: Storage) -> DriverClaim | None:
     """Who holds a storage's lease and lives, as far as can be known without a claim of one's own."""
     now = time.time()
     for name, written in written_claims(storage).items():

@@ -29,7 +29,7 @@ PREDICTED_SPREAD = 0.4
 """The same where a prediction from earlier launches is all that is known."""
 
 SHRINK = 0.25
-"""So many trials of a level that took as long as expected are added to those seen."""
+"""Imagined trials that took as long as expected, which are added to those seen of a level."""
 
 LINEAR_STEP = 0.05
 """A step of linear evaluation, which trains one layer on stored features, in steps through a network with augmentation.

@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WAKING = signal.SIGUSR2  # from a thread of our own; Ray Tune takes the other one
 
 END_SECONDS = 9.5
-"""A command that was asked to end is ended by force after so long."""
+"""Seconds from the first signal until a command is ended by force."""
 
 SAME_SECONDS = 0.5
 """Signals so close together are one: `timeout` and others send theirs to the process and to its whole group."""

@@ -28,7 +28,7 @@ class WallClock:
 
 
 @dataclass(frozen=True)
-class Price:
+class HourlyPrice:
     """What an hour of a worker's device, or of its part of one, costs: `per_hour` in `currency` (NaN: unknown),
     and whose price that is and of when."""
 
@@ -52,7 +52,7 @@ class Estimate:
     sources: Counter[str]
     wall_clock: WallClock | None
     why_none: str
-    price: Price
+    price: HourlyPrice
     node: NodePrice | None
 
     def bill(self) -> float:
@@ -118,15 +118,15 @@ def _wall_clock(plan: Plan, seconds: dict[str, float], devices: int) -> tuple[Wa
     return WallClock(devices, simulate_plan(plan, wall, devices), *critical_path(plan, wall)), ""
 
 
-def _price_of_node(node: NodePrice, execution: Execution, prices: Prices) -> Price:
+def _price_of_node(node: NodePrice, execution: Execution, prices: Prices) -> HourlyPrice:
     share = devices_paid(node.device, execution.per_worker) / node.devices
     told = f"{node.type}, {node.per_hour:g} {prices.currency} an hour, {node.source}, {node.date}"
-    return Price(node.per_hour * share, prices.currency, told)
+    return HourlyPrice(node.per_hour * share, prices.currency, told)
 
 
-def _price_of_device(device: str, execution: Execution, prices: Prices) -> Price:
+def _price_of_device(device: str, execution: Execution, prices: Prices) -> HourlyPrice:
     used = Resources(workers=1, per_worker=dict(execution.per_worker), device=device)
     per_hour = hourly(used, prices) if device else math.nan
     found = prices.cpu if device == "cpu" else prices.of(device)
     told = f"{device}, {found.source}, {found.date}" if found and device else ""
-    return Price(per_hour, prices.currency, told)
+    return HourlyPrice(per_hour, prices.currency, told)

@@ -47,7 +47,7 @@ def run_trial(config: dict[str, Any]) -> None:
     id, storage = config["job"]["id"], Storage(config["job"]["storage"], OUTAGE_SECONDS)
     try:
         job = Job.model_validate(config["job"])
-        if storage.exists("records", f"{id}.json"):  # its node died before it had cleaned up
+        if storage.exists("records", f"{id}.json"):  # an earlier attempt wrote it but crashed before cleaning up
             _clean_up(storage, id)
         elif (deaths := deaths_before(storage, id, job.launched_at, job.crash_retries)) is not None:
             if job.workers == 1:

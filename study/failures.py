@@ -35,12 +35,12 @@ with files has names of its own, such as FileNotFoundError."""
 
 
 def note_error(storage: Storage, id: str, error: BaseException, launch: str = "") -> None:
-    """Write a trial's failure in a launch: the error that a worker met, not the one in which Ray Train wrapped it; of
-    several, one of which the trial is innocent."""
+    """Write a trial's failure in a launch: the error that a worker met, not the one in which Ray Train wrapped it. If
+    several workers failed, an error of the infrastructure is preferred over the trial's own."""
     workers = getattr(error, "worker_failures", None)
     causes = list(workers.values()) if workers else [error]
-    innocent = [one for one in causes if type(one).__name__ in TRIED_AGAIN]  # the others may only have lost their peer
-    cause = (innocent or causes)[0]
+    infrastructure = [one for one in causes if type(one).__name__ in TRIED_AGAIN]  # others may just have lost a peer
+    cause = (infrastructure or causes)[0]
     text = "".join(traceback.format_exception(cause))
     _note(storage, id, launch, type(cause).__name__, str(cause) or repr(cause), text, socket.gethostname())
 
@@ -60,7 +60,7 @@ def failed_in(storage: Storage, id: str, launch: str) -> bool:
 
 
 def failed_for_good(storage: Storage, ids: Iterable[str]) -> dict[str, Failure]:
-    """Failures of these trials, without those of which they are innocent: these go on where they were."""
+    """Failures that are these trials' own; a trial that the infrastructure failed goes on where it was."""
     failures, _ = read_failures(storage, ids)
     return {failure.id: failure for failure in failures if failure.error_type not in TRIED_AGAIN}
 

@@ -20,7 +20,7 @@ from study.plan import Plan
 from study.status import STATES, Status, print_status, read_status
 
 LOOK_SECONDS = 5.0
-"""Running trials say so often how far they are."""
+"""Seconds between two looks; running trials write how far they are as often."""
 
 PLAIN_SECONDS = 10.0
 """Where there is no terminal, lines are printed this often."""
@@ -29,7 +29,7 @@ LISTED = 30
 """Running trials of which a line is shown."""
 
 RESTS = 10.0
-"""A plan is made anew at most so often, in times of what that took, since it reads all records."""
+"""A plan takes a while, since it reads all records: the next one is made after this many times as long."""
 
 
 class Plans:

@@ -36,7 +36,7 @@ ON_HEAD = {HEAD: 0.001, "memory": DRIVER_BYTES}
 and there are no more than the head has memory for."""
 
 WAIT_SECONDS = 24 * 3600.0
-"""Workers are asked for so long before the trial fails: 48 times the half hour after which Ray Train asks anew
+"""Seconds to wait for workers before the trial fails: 48 times the half hour after which Ray Train asks anew
 (`RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S`). Large spot nodes are often scarce for hours, in the busy ones of a day."""
 
 PEER_SECONDS = 3.0

@@ -32,7 +32,7 @@ NOTICE_SECONDS = 5.0
 Google gives it 30 seconds ahead."""
 
 GONE_SECONDS = 20.0
-"""After a process was lost, so long Ray may take to find its node dead: five health checks that are not answered."""
+"""Seconds that Ray may take to find a node dead after a process of it was lost: five unanswered health checks."""
 
 ASKING_SECONDS = 0.5
 """Every worker asks the cluster this often whether its launch ends."""

@@ -22,15 +22,15 @@ from study.tunnel import dashboard
 from study.upload import Upload
 
 LOST_SECONDS = 600.0
-"""So long a job is looked for after it was last heard of; it runs on in any case."""
+"""Seconds to keep looking for a job after it was last heard of; the job itself runs on."""
 
 RETRY_SECONDS = 5.0
 
 SILENT_SECONDS = 60.0
-"""After so long without a word a job's output is asked for again, because a connection may be broken silently."""
+"""Seconds of silence after which a job's output is asked for again: a connection may break without a word."""
 
 READY_SECONDS = 60.0
-"""So long a head may take after its start until it takes jobs."""
+"""Seconds that a head may take from its start until it accepts jobs."""
 
 Say = Callable[[str], None]
 

@@ -29,22 +29,22 @@ import pyarrow
 from datasets.disk import DiskError
 from datasets.object_store import REFUSED_SECONDS, UnusableError
 from reports.storage import Storage
-from study.claim import STALE_SECONDS, Claim, file_of, read_claim, withdraw, write_claim, written_claims
+from study.claim import STALE_SECONDS, DriverClaim, file_of, read_claim, withdraw, write_claim, written_claims
 from study.cluster import JOB_VARIABLE
 from study.ending import interrupt_main
 from study.process import is_dead, is_of_this_machine, process_identity
 
 HEARTBEAT_SECONDS = 10.0
 CUT_OFF_SECONDS = 1800.0
-"""A driver whose heartbeat does not reach the storage ends after so long. In most outages nobody else reaches it
+"""Seconds after which a driver ends whose heartbeat does not reach the storage. In most outages nobody else reaches it
 either, and no claim can be taken over; but where only this driver is cut off, another one may train the same trials
 anew meanwhile. So it costs devices' time to wait longer, and an outage that lasts longer to wait no more."""
 
 LOOK_SECONDS = 0.5
-"""So often a claim is looked at whose driver may have died."""
+"""Seconds between two looks at the claim of a driver that may have died."""
 
 SETTLE_SECONDS = 5.0
-"""Two drivers that start in the same moment: so long the one waits for the other, which withdraws."""
+"""Of two drivers that start in the same moment one withdraws; these are the seconds that the other one waits for it."""
 
 
 _MADE: set[str] = set()
@@ -58,7 +58,7 @@ class Lease:
     def __init__(
         self,
         storage: Storage,
-        claim: Claim,
+        claim: DriverClaim,
         say: Callable[[str], object],
         heartbeat_seconds: float,
         stale_seconds: float,
@@ -165,14 +165,14 @@ def lease(
 class _Rival:
     """Another driver's claim; `beat` is when it was renewed by the storage's clock, `age` the seconds since then."""
 
-    claim: Claim
+    claim: DriverClaim
     beat: float
     age: float
 
 
-def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_seconds: float) -> Claim:
+def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_seconds: float) -> DriverClaim:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    mine = Claim(
+    mine = DriverClaim(
         study, socket.gethostname(), os.getpid(), process_identity(os.getpid()), since, os.environ.get(JOB_VARIABLE, "")
     )
     _MADE.add(mine.name)
@@ -185,7 +185,7 @@ def _acquire(storage: Storage, study: str, say: Callable[[str], object], stale_s
             if rivals is None:
                 continue
             if not rivals:
-                held = Claim(**{**asdict(mine), "held": True})
+                held = DriverClaim(**{**asdict(mine), "held": True})
                 write_claim(storage, held)
                 return held
             holders = [rival for rival in rivals if rival.claim.held]
@@ -213,7 +213,7 @@ def _in_use(storage: Storage, rival: _Rival, stale_seconds: float) -> str:
     )
 
 
-def _rivals(storage: Storage, mine: Claim, stale_seconds: float) -> list[_Rival] | None:
+def _rivals(storage: Storage, mine: DriverClaim, stale_seconds: float) -> list[_Rival] | None:
     """Living claims of others; dead ones are deleted.
 
     None if one's own claim is not there: it was taken for dead, as this process was suspended since it wrote it.

@@ -27,7 +27,7 @@ SOCKET = "labelscale-12345678/ray/session_2026-11-29_19-05-56_969160_1234567/soc
 """A path below the folder's parent at which Ray listens."""
 
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""So many characters the path of a Unix socket may have."""
+"""Characters that the path of a Unix socket may have at most."""
 
 
 @contextmanager

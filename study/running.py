@@ -11,7 +11,7 @@ from reports.progress import Progress, read_progresses
 from reports.storage import Storage
 
 READ_SECONDS = 5.0
-"""Running trials are looked at so often, as they write how far they are."""
+"""Seconds between two looks at running trials, which write how far they are as often."""
 
 logger = logging.getLogger(__name__)
 

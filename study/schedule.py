@@ -16,7 +16,7 @@ TrialEnding = Literal["done", "pruned", "failed"]
 Next = PlannedTrial | Literal["wait", "end"]
 
 LOOK_BEHIND = 100
-"""So many of the trials behind one that waits for its workers are considered for what is free meanwhile."""
+"""While a trial waits for its workers, this many of those behind it are considered for the workers that are free."""
 
 
 class Schedule:

@@ -12,7 +12,7 @@ from reports.records import Failure
 from reports.storage import Storage
 from reports.stored import read_failures
 from study.bad_files import tell_bad_files
-from study.claim import Claim, living_driver
+from study.claim import DriverClaim, living_driver
 from study.end_of_launch import print_where_report_is
 from study.plan import Plan
 from trainables.spec import STAGES
@@ -29,7 +29,7 @@ class Status:
     progress: Mapping[str, Progress]
     running: frozenset[str]
     failed: Mapping[str, Failure]
-    driver: Claim | None
+    driver: DriverClaim | None
 
     def state(self, id: str) -> str:
         for state, ids in (

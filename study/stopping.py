@@ -10,10 +10,10 @@ from study.ending import ending
 from study.running import Follower
 
 SAVING_SECONDS = 7.0
-"""So long checkpoints are waited for; trials whose step or whose write takes longer go on from an older one."""
+"""Seconds to wait for checkpoints. A trial whose step or write takes longer goes on from an older checkpoint."""
 
 NOTICING_SECONDS = 1.0
-"""So long workers may take to see that they are to end, and to say that they have begun."""
+"""Seconds that workers may take to see that they are to end, or to say that they have begun."""
 
 LOOK_SECONDS = 0.3
 LISTED = 5

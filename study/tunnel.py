@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 OPEN_SECONDS = 120.0
-"""So long a tunnel may take: the cloud is asked where the head is, and SSH may go through a slow proxy."""
+"""Seconds that opening a tunnel may take: the cloud is asked where the head is, and SSH may go through a slow proxy."""
 
 ANSWER_SECONDS = 10.0
 """A dashboard that does not answer within that is asked again, or given up."""

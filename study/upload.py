@@ -58,7 +58,7 @@ PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 """In a file of any name, such as the JSON of a service account."""
 
 TOLD = 6
-"""So many names are told of what is left out."""
+"""Names that are listed of what is left out; the rest is counted."""
 
 
 @dataclass

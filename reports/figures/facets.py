@@ -14,7 +14,7 @@ from reports.comparable import joined
 from reports.figures.points import PAPER, paper_points, seed_points, with_hover
 from reports.figures.style import HEIGHT, finish, percent
 
-COLUMNS = 3
+PANELS_IN_A_ROW = 3
 PANEL_HEIGHT = 345
 WHOLE = ""  # the name of the only panel of a figure without panels
 TOP1 = "top-1 accuracy (%)"
@@ -32,8 +32,9 @@ def panels(
     y_title: str = TOP1,
     free: Sequence[str] = (),
 ) -> go.Figure:
-    """One panel for each name in `order` that has points, at most `COLUMNS` in a row, on a shared y axis but for those
-    in `free`.
+    """One panel for each name in `order` that has points, at most `PANELS_IN_A_ROW` side by side.
+
+    They share a y axis, all but those in `free`.
 
     `lines` are points (`tables.best_points`) with the columns `panel`, `series` (the name of the line that a point
     belongs to), and `style` and `dash`, the numbers of its color and symbol and of its kind of line; points of one
@@ -41,7 +42,7 @@ def panels(
     panels that the study has. The legend names each series once. `axis` are the properties of all x axes.
     """
     present = [name for name in order if (lines["panel"] == name).any()]
-    width = min(COLUMNS, len(present))
+    width = min(PANELS_IN_A_ROW, len(present))
     rows = math.ceil(len(present) / width)
     figure = make_subplots(
         rows=rows,

@@ -17,7 +17,7 @@ AXES = {
     "device_hours": "device-hours, ancestors included",
     "money": "money",
 }
-COLUMNS = 2
+PANELS_IN_A_ROW = 2
 
 
 def pareto_fronts(fronts: pd.DataFrame, currency: str = "") -> go.Figure:
@@ -30,7 +30,7 @@ def pareto_fronts(fronts: pd.DataFrame, currency: str = "") -> go.Figure:
     costs = [cost for cost in AXES if (fronts["cost"] == cost).any()]
     if not costs:
         return empty_figure(TITLE, "It needs the stages finetune, supervised, linear or distill.", "digits")
-    width, rows = min(COLUMNS, len(costs)), -(-len(costs) // COLUMNS)
+    width, rows = min(PANELS_IN_A_ROW, len(costs)), -(-len(costs) // PANELS_IN_A_ROW)
     figure = make_subplots(
         rows=rows, cols=width, shared_yaxes="all", horizontal_spacing=0.05, vertical_spacing=0.24 / rows
     )
