@@ -125,6 +125,7 @@ def launch(options: argparse.Namespace) -> int:
     from study.dry_run import print_dry_run
     from study.end_of_launch import print_answer, say_what_is_missing
     from study.launch import launch as run
+    from study.private_ray import remove_abandoned
     from study.wanted import LaunchOptions
 
     storage = Storage(options.storage)
@@ -133,6 +134,7 @@ def launch(options: argparse.Namespace) -> int:
         if not is_present(storage):
             complain(f"there is no storage at {storage.root} yet: everything would be run")
         return print_dry_run(current_plan(study, storage, retry_failed=options.retry_failed), storage, wanted)
+    remove_abandoned()  # here too, as a launch that has nothing to run makes no folder
     launched = run(study, storage, options.address, Display(rich.console.Console()), wanted)
     if launched.plan.finished or launched.failures:
         from reports.build import read_results, write_report

@@ -61,12 +61,13 @@ def ray_cluster(
     if address is not None and address != "auto":
         _check_that_something_listens(address)
         use_own_token(address)
+    environment = dict(os.environ)
     for name, value in SETTINGS_OF_RAY.items():
         os.environ.setdefault(name, value)
     with private_ray() if address is None else private_folder() as folder:
         try:
             _connect(address, storage, folder, say)
-            with begun_anew_if_lost(storage) if address is None else nullcontext():
+            with begun_anew_if_lost(storage, environment) if address is None else nullcontext():
                 yield folder
         finally:
             import ray

@@ -57,9 +57,8 @@ def private_folder() -> Iterator[Path]:
     Another process sees to that, which outlives a `kill -9` of this one. Where both were killed, it is removed here,
     before the next folder is made.
     """
-    base = _base()
-    _remove_abandoned(base)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    remove_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         lock = undo.enter_context((folder / "new").open("wb"))
@@ -131,9 +130,9 @@ def _write_token(folder: Path) -> Path:
     return path
 
 
-def _remove_abandoned(base: str) -> None:
+def remove_abandoned() -> None:
     """Remove this user's folders whose process is gone, as it is after a `kill -9`: nobody holds their lock."""
-    for folder in Path(base).glob(f"{PREFIX}*"):
+    for folder in Path(_base()).glob(f"{PREFIX}*"):
         try:
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue

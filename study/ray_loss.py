@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -31,9 +31,10 @@ SIGNAL_SECONDS = 0.2
 
 
 @contextmanager
-def begun_anew_if_lost(storage: Storage | None) -> Iterator[None]:
-    """A block that needs the Ray which this process has started, and does not come to its end without."""
-    watch = _Watch(storage)
+def begun_anew_if_lost(storage: Storage | None, environment: Mapping[str, str]) -> Iterator[None]:
+    """A block that needs the Ray which this process has started, and does not come to its end without; `environment`
+    is that in which the command was started."""
+    watch = _Watch(storage, environment)
     try:
         yield
     finally:
@@ -41,11 +42,11 @@ def begun_anew_if_lost(storage: Storage | None) -> Iterator[None]:
 
 
 class _Watch:
-    def __init__(self, storage: Storage | None) -> None:
+    def __init__(self, storage: Storage | None, environment: Mapping[str, str]) -> None:
         from ray._private import worker
 
         self._node: Any = worker._global_node
-        self._storage = storage
+        self._storage, self._environment = storage, environment
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="ray", daemon=True)
         self._thread.start()
@@ -84,13 +85,13 @@ class _Watch:
             sys.stdout.flush()
         if os.isatty(1):
             os.write(1, SHOW_CURSOR)
-        if ANEW_VARIABLE in os.environ or full is not None:
+        if ANEW_VARIABLE in self._environment or full is not None:
             again = "" if full is not None else ", again after Ray was started anew; launch again to go on"
             os.write(2, f"error: {why}{again}\n".encode())
             os._exit(1)
         os.write(1, f"{why}: starting Ray anew\n".encode())
-        os.environ[ANEW_VARIABLE] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        # What this process has set since, such as folders that go with it, is not for the next program.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**self._environment, ANEW_VARIABLE: "1"})
 
     def _kill_ray(self) -> None:
         """In no order, as there is nothing left that could be ended in order."""

@@ -105,6 +105,19 @@ def test_launching_again_runs_no_trial(finished: tuple[Path, Path, str]) -> None
     assert {path: path.stat().st_mtime_ns for path in (storage / "records").iterdir()} == before
 
 
+def test_launch_that_has_nothing_to_run_removes_what_a_killed_one_has_left(
+    finished: tuple[Path, Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, storage, _ = finished
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as temporary:  # short, as sockets need it
+        monkeypatch.setenv("RAY_TMPDIR", temporary)
+        left = Path(temporary) / "labelscale-12345678"
+        left.mkdir()
+        (left / "held").touch()
+        run("launch", file, "--storage", storage)
+        assert not left.exists()
+
+
 def test_plan_and_status_know_what_is_finished(finished: tuple[Path, Path, str]) -> None:
     file, storage, _ = finished
     assert "to do " not in run("plan", file, "--storage", storage).stdout.split("total")[1].replace("to do\n", "")

@@ -1,11 +1,13 @@
+import hashlib
 import math
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.splits import balanced_subset, held_out_tenth, label_ranks
+from datasets.splits import balanced_subset, held_out_tenth, label_hash, label_ranks
 
 label_lists = st.lists(st.integers(-1, 5), min_size=1, max_size=120).map(lambda labels: np.array(labels, np.int32))
 fractions = st.floats(0.001, 1.0)
@@ -95,3 +97,11 @@ def test_the_held_out_tenth_is_taken_from_every_class_in_proportion():
     assert np.bincount(labels[held_out]).tolist() == [10, 2, 1]
     with pytest.raises(ValueError, match=r"\['b'\] have one image each"):
         held_out_tenth(np.array([0, 0, 1], np.int32), ["a", "b"])
+
+
+def test_hash_of_labels_is_of_pairs_in_the_order_of_ids():
+    ids, labels = np.array([3, 1, 2]), np.array([0, 1, -1], np.int32)
+    expected = hashlib.sha256(struct.pack("<6q", 1, 1, 2, -1, 3, 0)).hexdigest()
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        assert label_hash(ids[order], labels[order]) == expected
+    assert label_hash(ids, labels[[1, 0, 2]]) != expected

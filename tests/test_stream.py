@@ -115,6 +115,12 @@ def test_row_groups_come_in_another_order_in_every_epoch_and_for_every_seed():
     assert len(set(orders)) == 6 and all(sorted(order) == list(range(12)) for order in orders)
 
 
+def test_rows_of_one_row_group_are_shuffled_anew_in_every_epoch(digits):
+    chosen = stream(digits, 12, resident_bytes=0, global_batch_size=12)
+    orders = {tuple(batch.ids.tolist()) for batch in take(chosen.iterate(), 4)}
+    assert len(orders) == 4 and len({tuple(sorted(order)) for order in orders}) == 1
+
+
 @MODES
 def test_any_step_can_be_resumed(digits, resident_bytes, small_windows):
     chosen = stream(digits, resident_bytes=resident_bytes, world_size=2, rank=1)

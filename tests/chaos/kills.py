@@ -98,11 +98,11 @@ def _alive_at_moment(launch: Launch, rng: random.Random, findings: Findings) -> 
 
 
 def finish(place: Place, findings: Findings) -> None:
-    """Launch until everything is done, which takes one launch where nothing disturbs it; measure how soon it trains."""
-    if not place.without_record():
-        return
+    """Launch until everything is done, which takes one launch where nothing disturbs it; measure how soon it trains.
+    Where everything is done, this launch removes what a killed one has left."""
+    trains = bool(place.without_record())
     launch = Launch(place)
-    if launch.wait_for_training():
+    if trains and launch.wait_for_training():
         launch.check_again(findings)
     code = launch.end(findings, {0})
     for _ in range(MOST_LAUNCHES):

@@ -29,14 +29,14 @@ MUTANTS = [
         f"{SPLITS} tests/test_dev_split.py",
     ),
     ("datasets/splits.py", "round(count / 10)", "round(count / 5)", f"{SPLITS} tests/test_sources.py"),
-    ("datasets/splits.py", "[np.argsort(ids)]", "", f"{SPLITS} tests/test_damaged_shards.py"),
+    ("datasets/splits.py", "[np.argsort(ids)]", "", SPLITS),
     (
         "datasets/splits.py",
         "return ids[:rows], labels[:rows]",
         "return ids, labels",
         f"{SPLITS} tests/test_stages.py -k 'hash or subset or outside'",
     ),
-    ("datasets/splits.py", "first_label_rank < fraction", "first_label_rank <= fraction", f"{SPLITS} {STREAM}"),
+    ("datasets/splits.py", "last = files[-1]", "last = files[0]", "tests/test_dev_split.py -k below_the_fraction"),
     # Order of images
     ("datasets/stream.py", "step * global_batch_size + share.rank * size", "step * global_batch_size", STREAM),
     (
