@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import subprocess
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -70,9 +71,18 @@ def ray_cluster(
             with begun_anew_if_lost(storage, environment) if address is None else nullcontext():
                 yield folder
         finally:
-            import ray
+            _leave_ray()
 
-            ray.shutdown()
+
+def _leave_ray() -> None:
+    """Leave Ray, and take signals back until it is through: it sets SIGTERM to the system's default on its way."""
+    import ray
+
+    leaving = threading.Thread(target=ray.shutdown, name="leaving Ray", daemon=True)
+    leaving.start()
+    while leaving.is_alive():
+        leaving.join(0.01)
+        ending.take_back()
 
 
 def _connect(address: str | None, storage: Storage | None, folder: Path, say: Callable[[str], None]) -> None:

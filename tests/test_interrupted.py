@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,3 +182,25 @@ def test_command_that_has_barely_begun_ends_without_a_traceback(number: int, tmp
         plan.send_signal(number)
         code, errors, _ = end(plan)
         assert (code, errors) == (128 + number, "interrupted\n")
+
+
+def test_signals_are_handled_until_the_report_is_written(shards: str, tmp_path: Path) -> None:
+    """Ray takes SIGTERM back when it is left, and the report is written after that."""
+    stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
+    data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        yaml.safe_dump(tiny(stages=stages, grid={"architecture": ["r10w0.0625"], "label_fraction": [0.1]}, data=data))
+    )
+    launch = start("launch", file, "--storage", tmp_path / "runs")
+    until(lambda: len(list(tmp_path.glob("runs/records/*.json"))) == 2, launch)
+    assert launch.stdout is not None
+    reader = threading.Thread(target=lambda: any(line.startswith("report:") for line in launch.stdout))
+    reader.start()
+    looks = []
+    while reader.is_alive():
+        looks.append(catches(launch.pid, signal.SIGTERM))
+        time.sleep(0.01)
+    assert looks.count(False) < 10, f"{looks.count(False)} of {len(looks)} times SIGTERM was not handled"
+    launch.communicate(timeout=60)
+    assert launch.returncode == 0
