@@ -14,7 +14,17 @@ from trainables.explain import Part, parts
 from trainables.schedule import learning_rate_at, peak_learning_rate, total_steps, warmup_steps
 from trainables.spec import PROTOCOL, DistillSettings, PretrainSettings
 
-COLUMNS = ("part", "", "tensors", "parameters", "trained", "weight decay", "adapted", "learning rate", "batch norm by")
+COLUMNS = (
+    "part",
+    "",
+    "tensors",
+    "parameters",
+    "trained",
+    "weight decay",
+    "trust ratio",
+    "learning rate",
+    "batch norm by",
+)
 
 
 def find_trial(wanted: str, known: Collection[str]) -> str:
@@ -71,7 +81,8 @@ def explain_trial(id: str, spec: TrialSpec, rows: int, ancestor: Callable[[str],
     yield f"trial      {id}"
     yield f"parent     {spec.parent or 'none: random initialization'}"
     yield f"images     {rows:,} an epoch, {optimization.epochs} epochs = {steps:,} steps of {batch:,}"
-    yield f"optimizer  {optimization.optimizer}, momentum {optimization.momentum:g}, {optimization.precision}"
+    beta2 = f", beta2 {optimization.beta2:g}" if optimization.optimizer == "adamw" else ""
+    yield f"optimizer  {optimization.optimizer}, momentum {optimization.momentum:g}{beta2}, {optimization.precision}"
     yield (
         f"schedule   learning rate {start:.4g} at the first step, {peak:.4g} at its peak (step {warmup:,}), "
         f"{end:.4g} at the last; half a cosine after {warmup:,} steps of warm-up"
@@ -91,7 +102,9 @@ def _teacher(spec: TrialSpec, ancestor: Callable[[str], TrialSpec]) -> ModelSpec
 
 def _row(part: Part, optimizer: str, start: float, peak: float, end: float) -> tuple[str, ...]:
     rate = f"{start:.4g} / {peak:.4g} / {end:.4g}" if part.trained else "-"
-    adapted = ("yes" if part.adapted else "no") if part.trained and optimizer == "lars" else "-"
+    if part.rate_scales != (1.0, 1.0):
+        rate += f", times {part.rate_scales[0]:.3g} to {part.rate_scales[1]:.3g} by layer"
+    trust_ratio = ("yes" if part.trust_ratio else "no") if part.trained and optimizer == "lars" else "-"
     return (
         part.network,
         part.kind,
@@ -99,7 +112,7 @@ def _row(part: Part, optimizer: str, start: float, peak: float, end: float) -> t
         f"{part.parameters:,}",
         "trained" if part.trained else "frozen",
         (f"{part.weight_decay:g}" if part.weight_decay else "no") if part.trained else "-",
-        adapted,
+        trust_ratio,
         rate,
         part.moments or "-",
     )

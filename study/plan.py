@@ -16,14 +16,7 @@ from study.choices import Assumed, Choice, Evidence
 from study.config import Execution, Study, expected_labels
 from study.grid import Expansion, expand
 from study.trial import TrialSpec, head_of
-from trainables.architecture import (
-    PROJECTION_DIM,
-    encoder_parameters,
-    feature_dim,
-    forward_flops,
-    head_flops,
-    parse_architecture,
-)
+from trainables.architecture import PROJECTION_DIM, head_flops, parse_architecture
 from trainables.schedule import learning_rate_at, total_steps
 from trainables.spec import (
     DistillSettings,
@@ -212,7 +205,7 @@ def planned_trial(
         workers=execution.workers_of(spec.stage, spec.architecture),
         rows=rows,
         steps=steps,
-        parameters=encoder_parameters(parse_architecture(spec.architecture), spec.data.image_size),
+        parameters=parse_architecture(spec.architecture).parameters(spec.data.image_size),
         train_flops=train_flops(spec, steps, rows, trials),
     )
 
@@ -256,9 +249,9 @@ def forward_flops_of(name: str, image_size: int, classes: int, head_depth: int, 
     """Operations of one image's forward pass: encoder, projection layers, linear layer (if `classes`)."""
     architecture = parse_architecture(name)
     whole_head = 0 < head_layers == head_depth
-    width = PROJECTION_DIM if whole_head else feature_dim(architecture)
+    width = PROJECTION_DIM if whole_head else architecture.feature_dim
     head = head_flops(architecture, head_depth, head_layers) if head_layers else 0
-    return forward_flops(architecture, image_size) + head + 2 * width * classes
+    return architecture.forward_flops(image_size) + head + 2 * width * classes
 
 
 def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, PlannedTrial]) -> float:
@@ -277,7 +270,7 @@ def train_flops(spec: TrialSpec, steps: int, rows: int, trials: dict[str, Planne
         return seen * passes * forward_flops_of(spec.architecture, size, classes, *head_of(spec, spec_of))
     if isinstance(settings, LinearSettings):
         features = rows * forward_flops_of(spec.architecture, size, 0, 0, 0)
-        return features + seen * 3 * 2 * feature_dim(parse_architecture(spec.architecture)) * classes
+        return features + seen * 3 * 2 * parse_architecture(spec.architecture).feature_dim * classes
     from_scratch = seen * passes * forward_flops_of(spec.architecture, size, classes, 0, 0)
     if isinstance(settings, SupervisedSettings):
         return from_scratch

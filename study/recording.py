@@ -13,7 +13,6 @@ import torch
 from datasets.splits import subset_hash
 from reports.records import Record
 from study.job import Job
-from trainables.architecture import encoder_parameters
 from trainables.context import Context
 from trainables.stage import Assignment, Outcome
 
@@ -35,7 +34,7 @@ def record_of(
             "metrics": outcome.metrics,
             "history": outcome.progress.history,
             "model": {
-                "encoder_parameters": encoder_parameters(assignment.architecture, assignment.image_size),
+                "encoder_parameters": assignment.architecture.parameters(assignment.image_size),
                 "parameters": outcome.parameters,
                 "sha256": context.model_sha256,
             },

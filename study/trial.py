@@ -13,6 +13,7 @@ from study.config import Data
 from study.problems import explain_errors
 from trainables.ranges import Seed
 from trainables.spec import (
+    IDENTITY,
     PROTOCOL,
     DevSplit,
     DistillSettings,
@@ -80,8 +81,8 @@ class TrialSpec(Spec):
         return own if self.dev is None else max(own or 0.0, self.dev.label_fraction)
 
     def plain(self) -> dict[str, Any]:
-        """The specification as JSON types, defaults written out."""
-        return self.model_dump(mode="json")
+        """The specification as JSON types, defaults written out but for `NEWER_SETTINGS`."""
+        return self.model_dump(mode="json", context=IDENTITY)
 
     def trial_id(self) -> str:
         """Readable slug and eight hexadecimal digits of the SHA-256 of the canonical JSON."""
@@ -130,7 +131,7 @@ def _canonical_spec(spec: Spec) -> str:
     if known is None:
         if len(_WRITTEN) >= MOST_WRITTEN:
             _WRITTEN.clear()
-        known = _WRITTEN[id(spec)] = spec, canonical_json(spec.model_dump(mode="json"))
+        known = _WRITTEN[id(spec)] = spec, canonical_json(spec.model_dump(mode="json", context=IDENTITY))
     return known[1]
 
 

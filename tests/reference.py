@@ -50,6 +50,16 @@ def lars_step(
     return w - v, v
 
 
+def adamw_step(
+    w: Array, g: Array, moments: tuple[Array, Array], step: int, lr: float, *, betas: tuple[float, float], decay: float
+) -> tuple[Array, tuple[Array, Array]]:
+    """New weights and moments of one tensor; `step` counts from 1. Algorithm 2 of Loshchilov and Hutter 2019."""
+    m = betas[0] * moments[0] + (1 - betas[0]) * g
+    v = betas[1] * moments[1] + (1 - betas[1]) * g**2
+    step_of_adam = (m / (1 - betas[0] ** step)) / (np.sqrt(v / (1 - betas[1] ** step)) + 1e-8)
+    return w - lr * step_of_adam - lr * decay * w, (m, v)
+
+
 def keys_cubic(distance: float, a: float = -0.75) -> float:
     x = abs(distance)
     if x <= 1:

@@ -13,8 +13,8 @@ from study.plan import forward_flops_of
 def agree(name: str, size: int, classes: int, depth: int, layers: int) -> None:
     found, planned = counts(name, size, classes, depth, layers), forward_flops_of(name, size, classes, depth, layers)
     assert found.forward == planned
-    assert found.forward + found.backward == 3 * planned - found.stem
-    assert 0 < found.stem < 0.05 * 3 * planned
+    assert found.forward + found.backward == 3 * planned - found.first_layer
+    assert 0 < found.first_layer < 0.05 * 3 * planned
 
 
 @pytest.mark.parametrize("name", reference.TABLE_1_MILLIONS)

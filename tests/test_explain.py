@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import trials
-from trainables.architecture import feature_dim, parse_architecture, trainable_encoder_parameters
+from trainables.architecture import parse_architecture
 from trainables.classifier import ModelSpec
 from trainables.context import Context, M
 from trainables.explain import Part, parts
@@ -29,7 +29,7 @@ def choose(stage: Stage, optimizer: str = "lars", **changes: Any) -> Settings:
     return trials.settings(stage, {"optimizer": optimizer, "weight_decay": DECAY}, **changes)
 
 
-ENCODER, LAYER, LAST = trainable_encoder_parameters(SMALLEST, 8), 32 * 32 + 2 * 32, 32 * 128 + 128
+ENCODER, LAYER, LAST = SMALLEST.trainable_parameters(8), 32 * 32 + 2 * 32, 32 * 128 + 128
 LOGITS = 32 * 10 + 10
 
 
@@ -62,7 +62,7 @@ LOGITS = 32 * 10 + 10
             {
                 "student's encoder": ENCODER,
                 "student's classifier": LOGITS,
-                "teacher's encoder": trainable_encoder_parameters(parse_architecture(TEACHER.architecture), 8),
+                "teacher's encoder": parse_architecture(TEACHER.architecture).trainable_parameters(8),
                 "teacher's head": 2 * (128 * 128 + 2 * 128),
                 "teacher's classifier": 128 * 10 + 10,
             },
@@ -75,14 +75,15 @@ def test_parts_add_up_to_the_networks(stage: Stage, changes: dict[str, Any], exp
         [network] = [name for name in expected if part.network.startswith(name)]
         sums[network] += part.parameters
     assert sums == expected
-    assert feature_dim(SMALLEST) == 32, "LAYER and LAST say so"
+    assert SMALLEST.feature_dim == 32, "LAYER and LAST say so"
 
 
-# Trained, decayed and adapted. LARS leaves biases and batch norms alone, and the linear classifier on top is decayed
-# (its bias is not) but takes plain steps; distillation adapts it too. Plain SGD decays all but batch norm.
+# Trained, decayed, and with a trust ratio. LARS leaves biases and batch norms alone, and the linear classifier on top
+# is decayed (its bias is not) but takes plain steps; in distillation it has a trust ratio too. Plain SGD decays all but
+# batch norm.
 TRAINED = {"kernels": (True, DECAY, True), "batch norm": (True, 0.0, False)}
 ON_TOP = {"kernels": (True, DECAY, False), "biases": (True, 0.0, False)}
-ADAPTED_ON_TOP = {"kernels": (True, DECAY, True), "biases": (True, 0.0, False)}
+SCALED_ON_TOP = {"kernels": (True, DECAY, True), "biases": (True, 0.0, False)}
 SGD = {"kernels": (True, DECAY, False), "batch norm": (True, 0.0, False)}
 SGD_ON_TOP = {"kernels": (True, DECAY, False), "biases": (True, DECAY, False)}
 FROZEN = {"kernels": (False, 0.0, False), "batch norm": (False, 0.0, False)}
@@ -114,7 +115,7 @@ HEAD = {f"head layer {number}": TRAINED for number in (1, 2, 3)}
             choose("distill"),
             {
                 "student's encoder": TRAINED,
-                "student's classifier": ADAPTED_ON_TOP,
+                "student's classifier": SCALED_ON_TOP,
                 "teacher's encoder": FROZEN,
                 "teacher's head layer 1": FROZEN,
                 "teacher's head layer 2": FROZEN,
@@ -123,11 +124,24 @@ HEAD = {f"head layer {number}": TRAINED for number in (1, 2, 3)}
         ),
     ],
 )
-def test_parts_are_trained_decayed_and_adapted_as_specified(settings: Settings, expected: dict[str, Any]) -> None:
+def test_parts_are_trained_decayed_and_scaled_as_specified(settings: Settings, expected: dict[str, Any]) -> None:
     described: dict[str, dict[str, tuple[bool, float, bool]]] = {}
     for part in found_in(settings, TEACHER if any("teacher" in name for name in expected) else None):
-        described.setdefault(part.network, {})[part.kind] = (part.trained, part.weight_decay, part.adapted)
+        described.setdefault(part.network, {})[part.kind] = (part.trained, part.weight_decay, part.trust_ratio)
     assert described == expected
+
+
+def test_layer_wise_decay_and_a_transformers_parts_are_described() -> None:
+    chosen = trials.settings(
+        "finetune", {"optimizer": "adamw", "weight_decay": DECAY, "layer_decay": 0.5}, head_layer=1
+    )
+    found = {(part.network, part.kind): part for part in parts(parse_architecture("vit_ti4"), 8, 10, chosen, 3, None)}
+    decays = {kind: part.weight_decay for (network, kind), part in found.items() if network == "encoder"}
+    assert decays == {"kernels": DECAY, "biases": 0.0, "layer norm": 0.0, "embeddings": 0.0}
+    assert found["encoder", "embeddings"].rate_scales == (0.5**13, 0.5**13)
+    assert found["encoder", "layer norm"].rate_scales == (0.5**12, 0.5)
+    assert found["head layer 1", "batch norm"].rate_scales == found["classifier", "kernels"].rate_scales == (1.0, 1.0)
+    assert not any(part.trust_ratio for part in found.values())
 
 
 @pytest.mark.parametrize(
@@ -171,10 +185,12 @@ class Watching(Context):
 def changes_of(module: nn.Module, before: dict[str, Tensor], names: dict[str, str]) -> dict[tuple[str, str], set[bool]]:
     """By network and kind, whether its tensors are others than before; `names` are networks by how parameters begin."""
     changes: dict[tuple[str, str], set[bool]] = {}
+    buffers = dict(module.named_buffers())
     for (name, parameter), old in zip(module.named_parameters(), before.values(), strict=True):
         network = next(network for prefix, network in names.items() if name.startswith(prefix))
         last = name.rpartition(".")[2]
-        kind = "batch norm" if last in ("gamma", "beta") else "biases" if last == "bias" else "kernels"
+        kind = "biases" if last == "bias" else "kernels"
+        kind = "batch norm" if f"{name.removesuffix(last)}running_mean" in buffers else kind
         changes.setdefault((network, kind), set()).add(not torch.equal(parameter, old))
     return changes
 
@@ -200,7 +216,7 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
 def test_exactly_the_trained_parts_change_in_a_real_trial(
     shards: str, parents: Path, tmp_path: Path, stage: Stage, changes: dict[str, Any]
 ) -> None:
-    precise = {"weight_decay": DECAY, "precision": "float64"}  # the first steps of some gammas are lost in float32
+    precise = {"weight_decay": DECAY, "precision": "float64"}  # the first steps of some norms are lost in float32
     chosen = trials.settings(stage, precise, **changes)
     context = Watching(str(tmp_path))
     run_stage(stage, trials.assignment(shards, chosen, trials.parent_of(stage, parents)), context)

@@ -9,19 +9,21 @@ import torch
 from torch import nn
 
 import reference
+import trials
 from trainables.architecture import parse_architecture
 from trainables.heads import LinearClassifier, ProjectionHead
-from trainables.lars import LARS, norms, parameter_groups
-from trainables.resnet import Encoder
+from trainables.lars import LARS, norms
+from trainables.optimizer import parameter_groups
+from trainables.supervised import build
 
-SHAPES = {"adapted": (4, 3, 3, 3), "zero": (5, 4), "classifier": (3, 5), "bias": (3,)}
+SHAPES = {"scaled": (4, 3, 3, 3), "zero": (5, 4), "classifier": (3, 5), "bias": (3,)}
 
 
 def _groups(weights: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
     return [
-        {"params": [weights["adapted"], weights["zero"]], "weight_decay": 1e-2, "adapt": True},
-        {"params": [weights["classifier"]], "weight_decay": 1e-2, "adapt": False},
-        {"params": [weights["bias"]], "weight_decay": 0.0, "adapt": False},
+        {"params": [weights["scaled"], weights["zero"]], "weight_decay": 1e-2, "trust_ratio": True},
+        {"params": [weights["classifier"]], "weight_decay": 1e-2, "trust_ratio": False},
+        {"params": [weights["bias"]], "weight_decay": 0.0, "trust_ratio": False},
     ]
 
 
@@ -48,7 +50,7 @@ def test_five_steps_agree_with_the_reference_and_survive_a_restart() -> None:
             optimizer.load_state_dict(state)
         _step(optimizer, gradients, weights, lr)
         for name in SHAPES:
-            decay, adapt = (0.0 if name == "bias" else 1e-2), name in ("adapted", "zero")
+            decay, adapt = (0.0 if name == "bias" else 1e-2), name in ("scaled", "zero")
             expected[name], velocity[name] = reference.lars_step(
                 expected[name], gradients[name], velocity[name], lr, momentum=0.9, decay=decay, adapt=adapt
             )
@@ -104,34 +106,35 @@ def test_the_norm_of_a_channels_last_kernel_is_that_of_its_numbers() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> nn.ModuleDict:
-    encoder = Encoder(parse_architecture("r14w0.0625sk"), 16)
+    encoder = parse_architecture("r14w0.0625sk").build(16)
     head = ProjectionHead(encoder.feature_dim, 2, 8)
     return nn.ModuleDict({"encoder": encoder, "head": head, "probe": LinearClassifier(encoder.feature_dim, 5)})
 
 
-def test_lars_groups_decay_kernels_and_adapt_all_but_the_classifier(model: nn.ModuleDict) -> None:
+def test_lars_decays_kernels_and_gives_all_but_the_classifier_a_trust_ratio(model: nn.ModuleDict) -> None:
     groups = {group["name"]: group for group in parameter_groups(model, 1e-4, "lars")}
-    assert list(groups) == ["adapted", "classifier", "batch_norm_and_bias"]
-    assert {name: (g["weight_decay"], g["adapt"]) for name, g in groups.items()} == {
-        "adapted": (1e-4, True),
-        "classifier": (1e-4, False),
-        "batch_norm_and_bias": (0.0, False),
+    assert list(groups) == ["trust_ratio", "decayed", "not_decayed"]
+    assert {name: (g["weight_decay"], g["trust_ratio"]) for name, g in groups.items()} == {
+        "trust_ratio": (1e-4, True),
+        "decayed": (1e-4, False),
+        "not_decayed": (0.0, False),
     }
-    assert [tuple(p.shape) for p in groups["classifier"]["params"]] == [(5, model["encoder"].feature_dim)]
-    assert all(p.dim() in (2, 4) for p in groups["adapted"]["params"])
-    assert all(p.dim() == 1 for p in groups["batch_norm_and_bias"]["params"])
+    assert [tuple(p.shape) for p in groups["decayed"]["params"]] == [(5, model["encoder"].feature_dim)]
+    assert all(p.dim() in (2, 4) for p in groups["trust_ratio"]["params"])
+    assert all(p.dim() == 1 for p in groups["not_decayed"]["params"])
     assert sum(len(g["params"]) for g in groups.values()) == len(list(model.parameters()))
 
 
-def test_in_distillation_the_classifier_is_adapted_too(model: nn.ModuleDict) -> None:
-    groups = {g["name"]: g["params"] for g in parameter_groups(model, 1e-4, adapt_classifier=True)}
-    assert "classifier" not in groups
-    assert any(p is model["probe"].weight for p in groups["adapted"])
+def test_in_distillation_the_classifier_has_a_trust_ratio_too() -> None:
+    for stage, expected in (("distill", "trust_ratio"), ("supervised", "decayed")):
+        student = build(parse_architecture("r10w0.0625"), 8, 5, trials.settings(stage))
+        groups = {g["name"]: g["params"] for g in parameter_groups(student, 1e-4)}
+        assert any(p is student.classifier.weight for p in groups[expected])
 
 
 def test_sgd_groups_decay_everything_but_batch_norm(model: nn.ModuleDict) -> None:
     groups = {g["name"]: g for g in parameter_groups(model, 1e-6, "sgd")}
-    assert (groups["decayed"]["weight_decay"], groups["batch_norm"]["weight_decay"]) == (1e-6, 0.0)
+    assert (groups["decayed"]["weight_decay"], groups["not_decayed"]["weight_decay"]) == (1e-6, 0.0)
     assert any(p is model["probe"].bias for p in groups["decayed"]["params"])
     kernels_and_bias = [p for p in model.parameters() if p.dim() > 1 or p is model["probe"].bias]
     assert len(groups["decayed"]["params"]) == len(kernels_and_bias)
@@ -140,7 +143,7 @@ def test_sgd_groups_decay_everything_but_batch_norm(model: nn.ModuleDict) -> Non
 def test_frozen_parameters_are_in_no_group() -> None:
     classifier = LinearClassifier(4, 3)
     classifier.weight.requires_grad_(False)
-    assert [g["name"] for g in parameter_groups(classifier, 0.1)] == ["batch_norm_and_bias"]
+    assert [g["name"] for g in parameter_groups(classifier, 0.1)] == ["not_decayed"]
 
 
 def test_torch_sgd_is_the_nesterov_momentum_of_the_official_code() -> None:

@@ -22,7 +22,7 @@ from trainables.context import Context, InterruptedTrainingError
 from trainables.heads import LinearClassifier
 from trainables.loop import NonFiniteLossError, Task, train
 from trainables.losses import classification_loss
-from trainables.resnet import Encoder
+from trainables.networks.encoder import Encoder
 from trainables.spec import STAGES, Optimization, Settings, Stage
 from trainables.stages import run_stage
 
@@ -58,7 +58,7 @@ def equal_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
+@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
 def test_training_interrupted_at_any_step_ends_as_if_undisturbed(shards: str, tmp_path: Path, optimizer: str) -> None:
     assignment = trials.assignment(shards, trials.settings("pretrain", {"optimizer": optimizer, "warmup_epochs": 1}))
     whole = run_stage("pretrain", assignment, Context(str(tmp_path / "whole"))).progress

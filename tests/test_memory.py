@@ -52,9 +52,9 @@ def _reference_keys(encoder: nn.Module, head: nn.Module, views: Tensor, moving: 
 
     def norm(x: reference.Array, name: str) -> reference.Array:
         mean, variance = (
-            (state[f"{name}.moving_mean"], state[f"{name}.moving_variance"]) if moving else (x.mean(0), x.var(0))
+            (state[f"{name}.running_mean"], state[f"{name}.running_var"]) if moving else (x.mean(0), x.var(0))
         )
-        return reference.batch_norm(x, state[f"{name}.gamma"], state.get(f"{name}.beta", 0.0), mean, variance)
+        return reference.batch_norm(x, state[f"{name}.weight"], state.get(f"{name}.bias", 0.0), mean, variance)
 
     h = norm(views.flatten(1).numpy() @ state["1.weight"].T, "2")
     hidden = np.maximum(norm(h @ state["layers.0.0.weight"].T, "layers.0.1"), 0)

@@ -105,19 +105,19 @@ def test_each_part_is_normalized_by_its_own_moments(parts: int) -> None:
 @pytest.mark.parametrize("parts", [2, 4])
 def test_moving_statistics_of_a_step_keep_nine_tenths_of_the_old_ones(parts: int) -> None:
     norm, inputs = GlobalBatchNorm(WIDTH).double(), _inputs()
-    norm.moving_mean.fill_(2.0)
+    norm.running_mean.fill_(2.0)
     (outputs,) = cached_outputs(norm, inputs, parts)
-    assert (norm.moving_mean == 2).all() and (norm.moving_variance == 1).all(), "the first pass leaves no trace"
+    assert (norm.running_mean == 2).all() and (norm.running_var == 1).all(), "the first pass leaves no trace"
     backward_in_parts(norm, inputs, [torch.ones_like(outputs)], parts, nullcontext)
     stays = 0.9 ** (1 / parts)
-    for name, old, moment in (("moving_mean", 2.0, np.mean), ("moving_variance", 1.0, np.var)):
+    for name, old, moment in (("running_mean", 2.0, np.mean), ("running_var", 1.0, np.var)):
         expected = 0.9 * old
         for part in range(parts):
             expected = expected + (1 - stays) * stays ** (parts - 1 - part) * moment(inputs.numpy()[part::parts], 0)
         np.testing.assert_allclose(norm.state_dict()[name].numpy(), expected, rtol=0, atol=1e-12)
-    before = norm.moving_mean.clone()
+    before = norm.running_mean.clone()
     norm(inputs)
-    torch.testing.assert_close(norm.moving_mean, 0.9 * before + 0.1 * inputs.mean(0), atol=1e-12, rtol=0)
+    torch.testing.assert_close(norm.running_mean, 0.9 * before + 0.1 * inputs.mean(0), atol=1e-12, rtol=0)
 
 
 REMEMBERING: dict[str, Any] = {

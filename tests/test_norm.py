@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from gloo import run_ranks
 from trainables.architecture import parse_architecture
+from trainables.networks.encoder import Encoder
 from trainables.norm import GlobalBatchNorm, moving_share, set_moving_variance
-from trainables.resnet import Encoder
 
 ROWS = (3, 5)  # of the two ranks
 
@@ -20,10 +20,10 @@ def _images(rows: int, channels: int, size: int, dtype: torch.dtype = torch.floa
 
 def _encoder() -> Encoder:
     torch.manual_seed(0)
-    encoder = Encoder(parse_architecture("r14w0.0625sk"), 16).double()
-    for name, parameter in encoder.named_parameters():
-        if name.endswith("gamma"):  # those of 0 would hide most gradients
-            nn.init.uniform_(parameter, 0.5, 1.5)
+    encoder = parse_architecture("r14w0.0625sk").build(16).double()
+    for module in encoder.modules():
+        if isinstance(module, GlobalBatchNorm):  # weights of 0 would hide most gradients
+            nn.init.uniform_(module.weight, 0.5, 1.5)
     return encoder
 
 
@@ -50,7 +50,7 @@ def _outcomes(rows: slice) -> dict[str, dict[str, Tensor]]:
     feature_weights = torch.linspace(-1, 1, sum(ROWS), dtype=torch.float64)[:, None].expand(-1, encoder.feature_dim)
     return {
         "norm": _outcome(GlobalBatchNorm(6).double(), small[rows], weights[rows]),
-        "rows": _outcome(GlobalBatchNorm(6, beta=False).double(), small[rows, :, 0, 0], weights[rows, :, 0, 0]),
+        "rows": _outcome(GlobalBatchNorm(6, bias=False).double(), small[rows, :, 0, 0], weights[rows, :, 0, 0]),
         "unbiased": _outcome(_unbiased(GlobalBatchNorm(6).double()), small[rows], weights[rows]),
         "encoder": _outcome(encoder, images[rows], feature_weights[rows]),
     }
@@ -88,8 +88,8 @@ def test_training_normalizes_and_keeps_biased_moving_statistics(shape: tuple[int
     mean, variance = rows.mean(1), rows.var(1, correction=0)
     y = norm(x).transpose(0, 1).flatten(1)
     torch.testing.assert_close(y, (rows - mean[:, None]) / (variance[:, None] + 1e-5).sqrt(), atol=1e-12, rtol=0)
-    torch.testing.assert_close(norm.moving_mean, 0.1 * mean, atol=1e-12, rtol=0)
-    torch.testing.assert_close(norm.moving_variance, 0.9 + 0.1 * variance, atol=1e-12, rtol=0)
+    torch.testing.assert_close(norm.running_mean, 0.1 * mean, atol=1e-12, rtol=0)
+    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * variance, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (7, 4, 3, 2), (1, 4)])
@@ -97,15 +97,15 @@ def test_unbiased_moving_variance_is_that_of_all_values_but_one(shape: tuple[int
     torch.manual_seed(0)
     x = torch.randn(shape, dtype=torch.float64) * 2 + 3
     biased, unbiased = GlobalBatchNorm(4).double(), _unbiased(GlobalBatchNorm(4).double())
-    assert torch.equal(biased(x), unbiased(x)) and torch.equal(biased.moving_mean, unbiased.moving_mean)
+    assert torch.equal(biased(x), unbiased(x)) and torch.equal(biased.running_mean, unbiased.running_mean)
     values = x.transpose(0, 1).flatten(1).numpy()
     variance = values.var(1, ddof=1) if values.shape[1] > 1 else np.zeros(4)  # of one value: none to be had
     expected = torch.from_numpy(0.9 + 0.1 * variance)
-    torch.testing.assert_close(unbiased.moving_variance, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(unbiased.running_var, expected, atol=1e-12, rtol=0)
     set_moving_variance(nn.ModuleList([unbiased]), "biased")
     unbiased(x)
     expected = 0.9 * expected + 0.1 * torch.from_numpy(values.var(1))
-    torch.testing.assert_close(unbiased.moving_variance, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(unbiased.running_var, expected, atol=1e-12, rtol=0)
 
 
 def test_share_of_the_moving_statistics_that_stays_can_be_chosen_for_a_while() -> None:
@@ -119,30 +119,30 @@ def test_share_of_the_moving_statistics_that_stays_can_be_chosen_for_a_while() -
         assert torch.equal(network(x), y)
         with moving_share(network, 1.0):
             assert torch.equal(network(x), y)
-        torch.testing.assert_close(norm.moving_mean, 0.4 * mean, atol=1e-12, rtol=0)
-        torch.testing.assert_close(norm.moving_variance, 0.6 + 0.4 * variance, atol=1e-12, rtol=0)
+        torch.testing.assert_close(norm.running_mean, 0.4 * mean, atol=1e-12, rtol=0)
+        torch.testing.assert_close(norm.running_var, 0.6 + 0.4 * variance, atol=1e-12, rtol=0)
         network(x)
-    torch.testing.assert_close(norm.moving_mean, 0.64 * mean, atol=1e-12, rtol=0)
+    torch.testing.assert_close(norm.running_mean, 0.64 * mean, atol=1e-12, rtol=0)
     with pytest.raises(ZeroDivisionError), moving_share(network, 1.0):
         raise ZeroDivisionError
     network(x)
-    torch.testing.assert_close(norm.moving_mean, (0.9 * 0.64 + 0.1) * mean, atol=1e-12, rtol=0)
+    torch.testing.assert_close(norm.running_mean, (0.9 * 0.64 + 0.1) * mean, atol=1e-12, rtol=0)
 
 
 def test_evaluation_uses_the_moving_statistics_and_leaves_them() -> None:
     norm = GlobalBatchNorm(2).double().eval()
-    norm.moving_mean.copy_(torch.tensor([1.0, 2.0]))
-    norm.moving_variance.copy_(torch.tensor([4.0, 0.25]))
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0]))
+    norm.running_var.copy_(torch.tensor([4.0, 0.25]))
     y = norm(torch.tensor([[3.0, 3.0]], dtype=torch.float64))
     torch.testing.assert_close(
         y, torch.tensor([[2 / (4 + 1e-5) ** 0.5, 1 / (0.25 + 1e-5) ** 0.5]], dtype=torch.float64)
     )
-    assert norm.moving_mean.tolist() == [1.0, 2.0]
+    assert norm.running_mean.tolist() == [1.0, 2.0]
 
 
-def test_beta_can_be_left_out_and_gamma_can_start_at_zero() -> None:
-    assert [n for n, _ in GlobalBatchNorm(2, beta=False).named_parameters()] == ["gamma"]
-    assert GlobalBatchNorm(2, zero_gamma=True)(torch.randn(4, 2)).abs().max() == 0
+def test_bias_can_be_left_out_and_weight_can_start_at_zero() -> None:
+    assert [n for n, _ in GlobalBatchNorm(2, bias=False).named_parameters()] == ["weight"]
+    assert GlobalBatchNorm(2, zero_weight=True)(torch.randn(4, 2)).abs().max() == 0
 
 
 def test_bfloat16_input_keeps_float32_statistics_and_its_memory_format() -> None:
@@ -151,9 +151,9 @@ def test_bfloat16_input_keeps_float32_statistics_and_its_memory_format() -> None
     y = norm(x)
     assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
     exact = x.double()
-    torch.testing.assert_close(norm.moving_mean.double(), 0.1 * exact.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(norm.running_mean.double(), 0.1 * exact.mean((0, 2, 3)), atol=1e-6, rtol=0)
     variance = exact.var((0, 2, 3), correction=0)
-    torch.testing.assert_close(norm.moving_variance.double(), 0.9 + 0.1 * variance, atol=1e-5, rtol=0)
+    torch.testing.assert_close(norm.running_var.double(), 0.9 + 0.1 * variance, atol=1e-5, rtol=0)
 
 
 SHAPES = {  # up to 2^22 values a channel
@@ -167,7 +167,7 @@ SHAPES = {  # up to 2^22 values a channel
 
 def _in_float64(x: Tensor, dy: Tensor, norm: GlobalBatchNorm) -> dict[str, Tensor]:
     """What batch norm should be, by the definitions and NumPy's float64: channels first in each array."""
-    gamma, beta = (p.detach().double().numpy()[:, None] for p in (norm.gamma, norm.beta))  # type: ignore[union-attr]
+    gamma, beta = (p.detach().double().numpy()[:, None] for p in (norm.weight, norm.bias))  # type: ignore[union-attr]
     rows, gradient = (t.detach().double().transpose(0, 1).flatten(1).numpy() for t in (x, dy))
     mean, variance = rows.mean(1, keepdims=True), rows.var(1, keepdims=True)
     centred = (rows - mean) / np.sqrt(variance + 1e-5)
@@ -180,9 +180,9 @@ def _in_float64(x: Tensor, dy: Tensor, norm: GlobalBatchNorm) -> dict[str, Tenso
 
 def _in_training(x: Tensor, dy: Tensor, norm: GlobalBatchNorm) -> dict[str, Tensor]:
     found = _outcome(norm, x, dy)
-    variance = (found["moving_variance"].double() - 0.9) / 0.1
+    variance = (found["running_var"].double() - 0.9) / 0.1
     y, dx = (found[name].transpose(0, 1).flatten(1) for name in ("y", "dx"))
-    return {"y": y, "dx": dx, "dgamma": found["d gamma"], "dbeta": found["d beta"], "variance": variance}
+    return {"y": y, "dx": dx, "dgamma": found["d weight"], "dbeta": found["d bias"], "variance": variance}
 
 
 def _case(shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -195,9 +195,9 @@ def _case(shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtyp
 def _norm(channels: int) -> GlobalBatchNorm:
     norm = GlobalBatchNorm(channels)
     with torch.no_grad():
-        norm.gamma.copy_(torch.linspace(0.5, 1.5, channels))
-        assert norm.beta is not None
-        norm.beta.copy_(torch.linspace(-1, 1, channels))
+        norm.weight.copy_(torch.linspace(0.5, 1.5, channels))
+        assert norm.bias is not None
+        norm.bias.copy_(torch.linspace(-1, 1, channels))
     return norm
 
 
@@ -255,10 +255,10 @@ def test_batch_norm_over_two_ranks_is_as_exact() -> None:
 def test_variance_far_below_epsilon_is_kept_exactly() -> None:
     x, _ = _case(SHAPES["odd"], torch.channels_last, torch.float64)
     norm = GlobalBatchNorm(6).double()
-    norm.moving_variance.zero_()
+    norm.running_var.zero_()
     norm(x * 1e-7)
     exact = x.transpose(0, 1).flatten(1).var(1, correction=0)
-    torch.testing.assert_close(norm.moving_variance, 0.1 * 1e-14 * exact, rtol=1e-9, atol=0)
+    torch.testing.assert_close(norm.running_var, 0.1 * 1e-14 * exact, rtol=1e-9, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -33,7 +33,7 @@ GROUPS = (
 ENCODER = 2 * (STEM + sum(GROUPS))
 FIRST_LAYER, HEAD, LOGITS = 2 * 32 * 32, 2 * (2 * 32 * 32 + 32 * 128), 2 * 32 * 10
 WEIGHTS = 9 * 3 * 4 + sum(group // pixels for group, pixels in zip(GROUPS, (64, 16, 4, 1), strict=True))
-CHANNELS = 4 + 3 * (4 + 8 + 16 + 32)  # gamma, beta and the moving mean and variance of each
+CHANNELS = 4 + 3 * (4 + 8 + 16 + 32)  # weight, bias, running mean and variance of each
 
 
 def plan_of(finished: tuple[str, ...] = (), **changes: Any) -> Plan:

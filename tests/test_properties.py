@@ -204,8 +204,8 @@ def test_gradient_of_nt_xent(with_keys: bool, queued: int | None) -> None:
 def test_gradient_of_batch_norm(shape: tuple[int, ...], training: bool) -> None:
     norm = GlobalBatchNorm(3).double().train(training)
 
-    def output(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        y: Tensor = torch.func.functional_call(norm, {"gamma": gamma, "beta": beta}, (x,))
+    def output(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
         return y
 
     assert torch.autograd.gradcheck(output, (_variable(0, *shape), _variable(1, 3), _variable(2, 3)))

@@ -19,7 +19,6 @@ from trainables.architecture import parse_architecture
 from trainables.finetune import build
 from trainables.linear import load_encoder
 from trainables.pretrain import Pretraining
-from trainables.resnet import Encoder
 from trainables.spec import FinetuneSettings, Memory, Stage
 
 State = dict[str, Tensor]
@@ -30,8 +29,8 @@ def test_frozen_head_keeps_its_weights_and_normalizes_by_batches(shards: str, pa
     outcome, weights = trials.run("finetune", shards, tmp_path, parents, chosen)
     parent = trials.model(parents / "pretrain")["module"]
     head = [name for name in weights if name.startswith("head.")]
-    kept = [name for name in head if "moving" not in name]
-    assert len(kept) == 2 * 3 and len(head) == 2 * 5  # kernel, gamma, beta, and two moments, of two layers
+    kept = [name for name in head if "running" not in name]
+    assert len(kept) == 2 * 3 and len(head) == 2 * 5  # kernel, weight, bias and two moments of the norm
     assert all(torch.equal(weights[name], parent[name]) for name in kept)
     moved = [name for name in weights if name not in kept and not name.startswith("classifier.")]
     assert all(not torch.equal(weights[name], parent[name]) for name in moved)
@@ -84,18 +83,18 @@ def test_pretraining_remembers(shards: str, tmp_path: Path, monkeypatch: pytest.
     for before, call in itertools.pairwise(calls):
         for name, value in call["momentum"].items():
             # A step's forward pass, which moves the moments, is between making its keys and its loss.
-            network = before["network"] if "moving" in name else call["network"]
-            expected = network[name] if "moving" in name else 0.9 * before["momentum"][name] + 0.1 * network[name]
+            network = before["network"] if "running" in name else call["network"]
+            expected = network[name] if "running" in name else 0.9 * before["momentum"][name] + 0.1 * network[name]
             torch.testing.assert_close(value, expected, atol=1e-12, rtol=1e-12)
     first = calls[0]
-    trained = [name for name in first["network"] if "moving" not in name]
+    trained = [name for name in first["network"] if "running" not in name]
     assert all(torch.equal(first["momentum"][name], first["network"][name]) for name in trained)
     torch.testing.assert_close(first["keys"], first["z"], atol=1e-12, rtol=0)
 
 
 def test_nearest_neighbors_of_the_trained_features_classify_the_test_split(shards: str, tmp_path: Path) -> None:
     outcome, weights = trials.run("pretrain", shards, tmp_path, tmp_path)
-    encoder = Encoder(parse_architecture("r10w0.0625"), 8)
+    encoder = parse_architecture("r10w0.0625").build(8)
     load_encoder(encoder, {"module": weights})
     rows = digits()
     images = torch.from_numpy(rows.pixels)[:, None].expand(-1, 3, -1, -1).float() / 255
@@ -124,13 +123,13 @@ def test_unbiased_moving_variance_changes_what_is_kept_and_nothing_else(
     parent: State = trials.model(parents / "pretrain")["module"]
     checked = 0
     for name, biased in found["biased"].items():
-        if not name.endswith("moving_variance"):
+        if not name.endswith("running_var"):
             assert torch.equal(found["unbiased"][name], biased), name
             continue
         first = parent[name].double() if stage == "finetune" else torch.ones_like(biased)
         ratios = (found["unbiased"][name] - old * first) / (biased - old * first)
         n = 1 / (1 - 1 / ratios)
-        layer = name.removesuffix(".moving_variance").removeprefix("encoder.")
+        layer = name.removesuffix(".running_var").removeprefix("encoder.")
         if layer in pixels:
             torch.testing.assert_close(n, torch.full_like(n, pixels[layer] * COUNTS[stage]), rtol=1e-6, atol=0)
             checked += 1

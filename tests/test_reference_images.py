@@ -15,8 +15,8 @@ from torch import Tensor
 
 import reference
 from trainables import views
-from trainables.architecture import SMALL_IMAGE_SIZE
 from trainables.color import change_contrast, grayscale, jitter, rotate_hue, saturate
+from trainables.networks.architecture import SMALL_IMAGE_SIZE
 from trainables.resample import blur, crop_and_resize, eval_boxes
 from trainables.views import eval_view, random_boxes, sample_boxes
 

@@ -15,19 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.architecture import (
-    conv_layers,
-    encoder_parameters,
-    feature_dim,
-    parse_architecture,
-    trainable_encoder_parameters,
-)
+from trainables.architecture import parse_architecture
 from trainables.classifier import count_parameters
 from trainables.heads import LinearClassifier, ProjectionHead
-from trainables.lars import LARS, parameter_groups
+from trainables.lars import LARS
 from trainables.losses import classification_loss, combined_distillation_loss, distillation_loss, nt_xent
+from trainables.networks.encoder import Encoder
+from trainables.networks.resnet_layers import conv_layers
+from trainables.networks.resnet_module import Block
 from trainables.norm import GlobalBatchNorm, set_moving_variance
-from trainables.resnet import Block, Encoder
+from trainables.optimizer import parameter_groups
 from trainables.schedule import learning_rate_at, peak_learning_rate, total_steps, warmup_steps
 from trainables.spec import Optimization
 
@@ -52,6 +49,7 @@ def hashed(stream: int, n: int) -> NDArray[np.float64]:
     return bits.astype(np.float64) * 2.0**-32 - 0.5
 
 
+NAMES_OF_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 RANGES = {  # kind of variable: middle and width
     "gamma": (0.8, 0.4),
     "beta": (0.0, 0.1),
@@ -71,12 +69,12 @@ def variables(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor]]:
     for module in modules:
         names: tuple[str, ...] = ()
         if isinstance(module, GlobalBatchNorm):
-            names = ("gamma", "beta", "moving_mean", "moving_variance")
+            names = ("weight", "bias", "running_mean", "running_var")
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
             names = ("weight", "bias")
         for name in names:
             if getattr(module, name) is not None:
-                yield name, getattr(module, name)
+                yield NAMES_OF_NORM[name] if isinstance(module, GlobalBatchNorm) else name, getattr(module, name)
 
 
 @torch.no_grad()
@@ -113,12 +111,12 @@ def test_nt_xent(temperature: float, normalize: bool, form: str) -> None:
 
 
 LARS_VARIABLES = {
-    "base_model.conv2d.kernel": "adapted",
-    "base_model.batch_normalization.gamma": "batch_norm_and_bias",
-    "head_contrastive.nl_0.dense.kernel": "adapted",
-    "some.dense.bias": "batch_norm_and_bias",
-    "head_supervised.linear_layer.dense.kernel": "classifier",
-    "zero_init.kernel": "adapted",
+    "base_model.conv2d.kernel": "trust_ratio",
+    "base_model.batch_normalization.gamma": "not_decayed",
+    "head_contrastive.nl_0.dense.kernel": "trust_ratio",
+    "some.dense.bias": "not_decayed",
+    "head_supervised.linear_layer.dense.kernel": "decayed",
+    "zero_init.kernel": "trust_ratio",
 }
 
 
@@ -126,7 +124,7 @@ LARS_VARIABLES = {
 def test_lars(decay: str) -> None:
     conv, norm, head = nn.Conv2d(2, 4, 3, bias=False), GlobalBatchNorm(4), nn.Linear(6, 5, bias=False)
     dense, classifier, zero = nn.Linear(1, 5), LinearClassifier(5, 3), nn.Linear(4, 4, bias=False)
-    owned = [conv.weight, norm.gamma, head.weight, dense.bias, classifier.weight, zero.weight]
+    owned = [conv.weight, norm.weight, head.weight, dense.bias, classifier.weight, zero.weight]
     optimizer = LARS(parameter_groups(nn.ModuleList([conv, norm, head, dense, classifier, zero]), float(decay)), lr=0.0)
     for (name, kind), parameter in zip(LARS_VARIABLES.items(), owned, strict=True):
         assert parameter is not None
@@ -136,7 +134,7 @@ def test_lars(decay: str) -> None:
         for (name, kind), parameter in zip(LARS_VARIABLES.items(), owned, strict=True):
             assert parameter is not None
             parameter.grad = to_torch(LARS_STEPS[f"{name}:gradients"][step])
-            if kind == "classifier":  # the official code's loss has its decay, which is in no gradient here
+            if kind == "decayed":  # the official code's loss has its decay, which is in no gradient here
                 parameter.grad -= float(decay) * parameter.detach()
         for group in optimizer.param_groups:
             group["lr"] = float(learning_rate)
@@ -165,17 +163,17 @@ def test_parameter_counts() -> None:
     for key, golden in PARAMETERS.items():
         name, image_size = key.split("/")
         architecture, size = parse_architecture(name), int(image_size)
-        trainable = trainable_encoder_parameters(architecture, size)
+        trainable = architecture.trainable_parameters(size)
         assert trainable == golden["trainable"], key
         if len(golden) == 1:
             continue
-        width = feature_dim(architecture)
+        width = architecture.feature_dim
         with torch.device("meta"):
             heads = [ProjectionHead(width, depth) for depth in (2, 3, 4)]
             classifier = LinearClassifier(width, 1000)
         found = {
             "trainable": trainable,
-            "moving_statistics": encoder_parameters(architecture, size) - trainable,
+            "moving_statistics": architecture.parameters(size) - trainable,
             "tensors": sum(1 + 2 * layer.batch_norm for layer in conv_layers(architecture, size)),
             "feature_dim": width,
             "heads": [count_parameters(head) for head in heads],
@@ -192,7 +190,7 @@ MAPS = ("initial_conv", "initial_max_pool", "block_group1", "block_group2", "blo
 def filled_encoder(name: str, image_size: int) -> tuple[Encoder, int]:
     """An encoder in inference mode, with the number of its variables; in each block the shortcut's come first."""
     with torch.device("meta"):  # spares the initialization
-        encoder = Encoder(parse_architecture(name), image_size)
+        encoder = parse_architecture(name).build(image_size)
     encoder.to_empty(device="cpu").eval()
     modules = list(encoder.stem.modules())
     for block in (module for module in encoder.groups.modules() if isinstance(module, Block)):
@@ -289,6 +287,6 @@ def test_batch_norm(kind: Literal["biased", "unbiased"], name: str) -> None:
     set_moving_variance(norm, kind)
     with torch.no_grad():
         output = norm(torch.from_numpy(HEADS[f"{name}:input"]).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    found = {"output": output, "moving_mean": norm.moving_mean, "moving_variance": norm.moving_variance}
+    found = {"output": output, "moving_mean": norm.running_mean, "moving_variance": norm.running_var}
     for what, value in found.items():
         np.testing.assert_allclose(value.numpy(), HEADS[f"{name}:{what}"], rtol=0, atol=1e-5)

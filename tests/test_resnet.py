@@ -9,20 +9,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import reference
-from trainables.architecture import (
-    Architecture,
-    encoder_parameters,
-    feature_dim,
-    forward_flops,
-    parse_architecture,
-    trainable_encoder_parameters,
-)
-from trainables.resnet import Encoder, MaxPoolSame, SelectiveKernels, ShortcutPool
+from trainables.architecture import parse_architecture
+from trainables.networks.resnet_family import ResNet
+from trainables.networks.resnet_module import MaxPoolSame, SelectiveKernels, ShortcutPool
 
 
 @pytest.mark.parametrize(("name", "millions"), reference.TABLE_1_MILLIONS.items())
 def test_parameters_are_those_of_table_1(name: str, millions: int) -> None:
-    assert round(encoder_parameters(parse_architecture(name), 224) / 1e6) == millions
+    assert round(parse_architecture(name).parameters(224) / 1e6) == millions
 
 
 @pytest.mark.parametrize(
@@ -37,7 +31,7 @@ def test_parameters_are_those_of_table_1(name: str, millions: int) -> None:
     ],
 )
 def test_trainable_parameters_are_those_of_the_official_code(name: str, image_size: int, count: int) -> None:
-    assert trainable_encoder_parameters(parse_architecture(name), image_size) == count
+    assert parse_architecture(name).trainable_parameters(image_size) == count
 
 
 @pytest.mark.parametrize(
@@ -47,14 +41,14 @@ def test_trainable_parameters_are_those_of_the_official_code(name: str, image_si
 def test_counts_without_torch_are_those_of_the_network(name: str, image_size: int) -> None:
     architecture = parse_architecture(name)
     with torch.device("meta"):
-        encoder, images = Encoder(architecture, image_size), torch.zeros(1, 3, image_size, image_size)
+        encoder, images = architecture.build(image_size), torch.zeros(1, 3, image_size, image_size)
     trainable = sum(p.numel() for p in encoder.parameters())
-    assert trainable_encoder_parameters(architecture, image_size) == trainable
-    assert encoder_parameters(architecture, image_size) == trainable + sum(b.numel() for b in encoder.buffers())
+    assert architecture.trainable_parameters(image_size) == trainable
+    assert architecture.parameters(image_size) == trainable + sum(b.numel() for b in encoder.buffers())
     with FlopCounterMode(display=False) as counter:
         features = encoder(images)
-    assert forward_flops(architecture, image_size) == counter.get_total_flops()
-    assert features.shape == (1, feature_dim(architecture)) == (1, encoder.feature_dim)
+    assert architecture.forward_flops(image_size) == counter.get_total_flops()
+    assert features.shape == (1, architecture.feature_dim) == (1, encoder.feature_dim)
 
 
 @pytest.mark.parametrize("name", ["r50", "r50w2", "r152w3sk", "r10w0.25", "r14w0.0625", "r200w1.5sk"])
@@ -63,8 +57,8 @@ def test_an_architecture_has_one_name(name: str) -> None:
 
 
 def test_a_name_is_read_as_depth_width_and_selective_kernels() -> None:
-    assert parse_architecture("r152w3sk") == Architecture(152, 3.0, True)
-    assert parse_architecture("r10w0.25") == Architecture(10, 0.25, False)
+    assert parse_architecture("r152w3sk") == ResNet(152, 3.0, True)
+    assert parse_architecture("r10w0.25") == ResNet(10, 0.25, False)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +83,7 @@ def test_another_spelling_is_refused_with_the_nearest_valid_one(name: str, neare
 
 
 def test_digits_pass_all_four_groups() -> None:
-    encoder = Encoder(parse_architecture("r10w0.25"), 8)
+    encoder = parse_architecture("r10w0.25").build(8)
     sizes = []
     for group in encoder.groups:
         group.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.shape[2]))
@@ -99,14 +93,14 @@ def test_digits_pass_all_four_groups() -> None:
 
 def test_features_are_the_mean_of_nonnegative_maps() -> None:
     torch.manual_seed(0)
-    features = Encoder(parse_architecture("r14w0.0625sk"), 40)(torch.rand(2, 3, 40, 40))
+    features = parse_architecture("r14w0.0625sk").build(40)(torch.rand(2, 3, 40, 40))
     assert (features >= 0).all() and features.max() > 0
 
 
 def test_a_fresh_encoder_adds_nothing_to_its_shortcuts() -> None:
-    """The last batch norm of each branch starts at gamma 0, the shortcut's at 1."""
+    """The last batch norm of each branch starts at weight 0, the shortcut's at 1."""
     torch.manual_seed(0)
-    encoder = Encoder(parse_architecture("r18w0.0625"), 8)
+    encoder = parse_architecture("r18w0.0625").build(8)
     first, second = encoder.groups[0]
     x = torch.rand(2, 4, 8, 8)
     torch.testing.assert_close(second(x), x)
@@ -116,7 +110,7 @@ def test_a_fresh_encoder_adds_nothing_to_its_shortcuts() -> None:
 
 def test_kernels_start_from_a_cut_normal_of_variance_1_over_fan_in() -> None:
     torch.manual_seed(0)
-    weight = Encoder(parse_architecture("r10"), 8).groups[3][0].branch[3].weight
+    weight = parse_architecture("r10").build(8).groups[3][0].branch[3].weight
     std = math.sqrt(1 / (512 * 9))
     assert weight.std().item() == pytest.approx(std, rel=0.01)
     assert 0.999 * 2 / 0.87962566 * std < weight.abs().max().item() < 1.0001 * 2 / 0.87962566 * std
@@ -151,7 +145,7 @@ def test_selective_kernels_mix_two_streams_by_a_softmax_per_channel() -> None:
 
 
 def test_the_stride_of_a_bottleneck_is_on_its_3x3_and_every_group_projects() -> None:
-    encoder = Encoder(parse_architecture("r50w0.0625"), 64)
+    encoder = parse_architecture("r50w0.0625").build(64)
     for index, group in enumerate(encoder.groups):
         strides = [m.stride[0] for m in group[0].branch if isinstance(m, nn.Conv2d)]
         assert strides == [1, 1 if index == 0 else 2, 1]
@@ -160,7 +154,7 @@ def test_the_stride_of_a_bottleneck_is_on_its_3x3_and_every_group_projects() -> 
 
 def test_channels_last_and_bfloat16_run() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(parse_architecture("r14w0.25sk"), 36).to(memory_format=torch.channels_last)
+    encoder = parse_architecture("r14w0.25sk").build(36).to(memory_format=torch.channels_last)
     images = torch.rand(4, 3, 36, 36)
     expected = encoder(images)
     torch.testing.assert_close(

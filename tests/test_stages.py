@@ -20,8 +20,8 @@ from trainables.architecture import parse_architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.context import Context
 from trainables.finetune import load_pretrained
+from trainables.networks.resnet_module import ResNetEncoder
 from trainables.pretrain import Pretraining
-from trainables.resnet import Encoder
 from trainables.spec import STAGES, PretrainSettings, Settings, Stage
 from trainables.stages import run_stage
 
@@ -91,7 +91,7 @@ HISTORY = {
     "distill": {"loss", "teacher_agreement"},
 }
 PARAMETERS = {
-    # three layers without bias, batch norms with gamma and beta, the last one's without beta; a linear probe
+    # three layers without bias, batch norms with weight and bias, the last one's without bias; a linear probe
     "pretrain": ENCODER + 2 * 32 * 32 + 32 * 128 + 2 * 2 * 32 + 128 + 330,
     "linear": 330,
     "finetune": ENCODER + 32 * 32 + 2 * 32 + 330,
@@ -180,7 +180,7 @@ def test_pretraining_pairs_two_views_of_every_image(
 def test_linear_leaves_the_encoder_as_it_was_pretrained(shards: str, parents: Path, tmp_path: Path) -> None:
     parent = trials.model(parents / "pretrain")["module"]
     pretrained = {name.removeprefix("encoder."): parent[name] for name in parent if name.startswith("encoder.")}
-    with calls_of(Encoder) as calls:
+    with calls_of(ResNetEncoder) as calls:
         outcome, weights = trials.run("linear", shards, tmp_path, parents)
     assert not any(call.training for call in calls)
     assert same(calls[0].state, pretrained) and same(calls[-1].state, pretrained)
@@ -223,7 +223,7 @@ def test_finetuning_starts_at_the_pretrained_weights_with_logits_of_zero(
     assert first.output.shape == (20, 10) and not first.output.any()
     first_loss, second_loss = (row["loss"] for row in outcome.progress.history[:2])
     assert first_loss == pytest.approx(math.log(10)) and first_loss != second_loss
-    trained = [name for name in kept if name.endswith(("weight", "gamma", "beta"))]
+    trained = [name for name in kept if name.endswith(("weight", "bias"))]
     assert all(not torch.equal(weights[name], parent[name]) for name in trained), "the whole network is trained"
 
 

@@ -137,6 +137,13 @@ def test_plan_that_is_predicted_and_simulated_needs_neither_torch_nor_ray(tmp_pa
     assert "study" in modules and not modules & {"torch", "torchvision", "ray"}
 
 
+def test_plan_of_vision_transformers_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    grid = {"architecture": ["vit_ti4", "vit_b8"], "label_fraction": [0.1], "head_layer": [1]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny(grid=grid)))
+    modules = loaded_by(PLAN, "plan", str(tmp_path / "study.yaml"), "--storage", str(tmp_path))
+    assert "study" in modules and not modules & {"torch", "torchvision", "ray"}
+
+
 def same_speed_for_all() -> Calibration:
     measured = Measurement(
         architecture="r10", stage="pretrain", batch=1, image_size=8, precision="float32", steps=1, seconds=1, flops=1

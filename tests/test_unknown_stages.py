@@ -20,11 +20,12 @@ from study.synthetic import _random_model
 from study.throughput import kind_of
 from study.trial import TrialSpec
 from trainables import explain as networks
-from trainables import finetune, lars, stages
+from trainables import finetune, stages, supervised
 from trainables.architecture import parse_architecture
 from trainables.context import Context
-from trainables.loop import Task, autocast, build_optimizer
+from trainables.loop import autocast
 from trainables.memory import ContrastiveMemory
+from trainables.optimizer import build_optimizer
 from trainables.spec import SETTINGS, STAGES, LabelFraction, Memory, Optimization, Spec, settings_of
 from trainables.stage import Assignment
 
@@ -90,7 +91,7 @@ PLACES: dict[str, Callable[[], Any]] = {
     "study.check.check_batch": lambda: check.check_batch("made-up", SPEC, 1, 200),
     "study.explain.explain_trial": lambda: list(explain.explain_trial("made-up", SPEC, 200, lambda id: SPEC)),
     "trainables.explain._networks": lambda: networks.parts(SMALL, 8, 10, SETTINGS_MADE_UP, 3, None),
-    "trainables.lars.adapts_classifier": lambda: lars.adapts_classifier(SETTINGS_MADE_UP),
+    "trainables.supervised.build": lambda: supervised.build(SMALL, 8, 10, SETTINGS_MADE_UP),
     "trainables.stages.run_stage": lambda: stages.run_stage(MADE_UP, assignment(SETTINGS_MADE_UP), NOWHERE),
     "trainables.spec.settings_of": lambda: settings_of(MADE_UP),
 }
@@ -161,11 +162,6 @@ def memory(**made_up: str) -> ContrastiveMemory:
     return ContrastiveMemory(settings, torch.nn.Linear(3, 128), torch.nn.Identity())
 
 
-def optimized(**made_up: str) -> Task:
-    module: Any = torch.nn.Linear(3, 2)
-    return Task(module, *[Any] * 4, OPTIMIZATION.model_copy(update=made_up), Any)  # type: ignore[arg-type]
-
-
 CHOICES: dict[str, Callable[[], Any]] = {
     "memory.enqueue": lambda: memory(enqueue="x").enqueue(torch.rand(2, 2, 128)),
     "memory.batch_keys": lambda: memory(batch_keys="x").batch_keys(None),
@@ -175,7 +171,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
         SPEC.model_copy(update={"settings": trials.settings("distill").model_copy(update={"images": "x"})}),
         ExpectedImages.of(STUDY),
     ),
-    "optimizer": lambda: build_optimizer(optimized(optimizer="x")),
+    "optimizer": lambda: build_optimizer(torch.nn.Linear(3, 2), OPTIMIZATION.model_copy(update={"optimizer": "x"})),
     "precision": lambda: autocast(OPTIMIZATION.model_copy(update={"precision": "x"}), torch.device("cpu")),
 }
 

@@ -51,10 +51,16 @@ def settings(stage: Stage, optimization: dict[str, Any] | None = None, **changes
     return SETTINGS[stage](**{**fields, **_DEFAULTS[stage], **changes})
 
 
-def assignment(shards: str, settings: Settings, parent: str | None = None, dev: DevSplit | None = None) -> Assignment:
-    """A trial of the smallest encoder (4 to 32 channels)."""
+def assignment(
+    shards: str,
+    settings: Settings,
+    parent: str | None = None,
+    dev: DevSplit | None = None,
+    architecture: str = "r10w0.0625",
+) -> Assignment:
+    """A trial; by default, of the smallest encoder (4 to 32 channels)."""
     return Assignment(
-        architecture=parse_architecture("r10w0.0625"),
+        architecture=parse_architecture(architecture),
         image_size=SIZE,
         resize="tf1",
         classes=CLASSES,

@@ -18,6 +18,7 @@ from datasets.checksums import DamagedError
 from datasets.filesystem import open_filesystem, write_whole
 from datasets.object_store import UnusableError, patiently
 from datasets.verified import READS
+from trainables.old_names import in_present_names
 from trainables.seal import check_seal, seal
 
 State = dict[str, Any]
@@ -103,6 +104,8 @@ def load_state(uri: str, sha256: str | None = None) -> State | None:
         raise DamagedError(f"{uri} is not a readable checkpoint: {error}") from error
     if not isinstance(state, dict):
         raise DamagedError(f"{uri} is not a readable checkpoint: it holds a {type(state).__name__}")
+    if isinstance(state.get("module"), dict):
+        state["module"] = in_present_names(state["module"])
     return state
 
 

@@ -12,7 +12,6 @@ from trainables.architecture import PROJECTION_DIM, parse_architecture
 from trainables.checkpoint import State, load_state
 from trainables.context import Context
 from trainables.heads import LinearClassifier, ProjectionHead
-from trainables.resnet import Encoder
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Classifier(nn.Module):
     def __init__(self, spec: ModelSpec, *, zero_init: bool = False) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = Encoder(parse_architecture(spec.architecture), spec.image_size)
+        self.encoder = parse_architecture(spec.architecture).build(spec.image_size)
         self.head: nn.Module = nn.Identity()
         width = self.encoder.feature_dim
         if spec.head_layers:

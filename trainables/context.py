@@ -14,7 +14,7 @@ from torch import nn
 from datasets.checksums import DamagedError
 from trainables.checkpoint import BackgroundWriter, State, delete_states, load_state, save_state
 from trainables.course import Course
-from trainables.resnet import Encoder
+from trainables.networks.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from datasets.splits import row_ids
 from trainables.classifier import count_parameters, load_classifier, model_state
 from trainables.context import Context
 from trainables.evaluation import evaluate
-from trainables.lars import adapts_classifier
 from trainables.loop import DTYPES, Outputs, Task, autocast, train
 from trainables.losses import UNLABELLED, combined_distillation_loss
 from trainables.micro_batches import together
@@ -73,7 +72,6 @@ def run(assignment: Assignment, context: Context) -> Outcome:
         optimization,
         micro_batches=settings.micro_batches,
         evaluate=lambda done: evaluate(student, assignment, context, dtype, done),
-        adapt_classifier=adapts_classifier(settings),
     )
     with unchanged("the teacher", teacher.state_dict):
         progress = train(task, context)

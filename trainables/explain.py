@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from torch import nn
 
 from trainables import finetune, linear, supervised
-from trainables.architecture import Architecture
 from trainables.classifier import Classifier, ModelSpec
 from trainables.heads import ProjectionHead
-from trainables.lars import adapts_classifier, parameter_groups
-from trainables.norm import GlobalBatchNorm
+from trainables.networks.architecture import Architecture
+from trainables.norm import BATCH_NORM
+from trainables.optimizer import parameter_groups
 from trainables.pretrain import Pretraining
 from trainables.spec import (
     DistillSettings,
@@ -24,17 +24,23 @@ from trainables.spec import (
     Settings,
     SupervisedSettings,
 )
+from trainables.treatment import treatment_of
 
 Network = tuple[str, nn.Module, str]
 """A network or a layer of one, by name, and the moments by which its batch norms normalize in training."""
+
+
+UNTRAINED: dict[str, Any] = {"weight_decay": 0.0, "trust_ratio": False, "lr_scale": 1.0}
 
 
 @dataclass(frozen=True)
 class Part:
     """Parameters of one network or layer that are treated alike.
 
-    `kind` is kernels, biases, or batch norm (its gammas and betas). `weight_decay` 0 means none; `adapted` says whether
-    LARS scales the steps to the weights. `moments` are those by which batch norm normalizes in training, "" elsewhere.
+    `kind` is that of `Treatment`: kernels, biases, or what a layer calls its own. `weight_decay` 0 means none;
+    `trust_ratio` says whether LARS scales the steps to the weights. `rate_scales` are the smallest and the largest
+    factor by which layer-wise decay multiplies the learning rate. `moments` are those by which batch norm normalizes in
+    training, "" elsewhere.
     """
 
     network: str
@@ -43,7 +49,8 @@ class Part:
     parameters: int
     trained: bool
     weight_decay: float
-    adapted: bool
+    trust_ratio: bool
+    rate_scales: tuple[float, float]
     moments: str
 
 
@@ -65,11 +72,9 @@ def parts(
         if teacher is not None:
             fixed = Classifier(teacher).requires_grad_(False)
             networks += _of_classifier(fixed, "moving", "teacher's ")
+    optimization = settings.optimization
     groups = parameter_groups(
-        trained,
-        settings.optimization.weight_decay,
-        settings.optimization.optimizer,
-        adapt_classifier=adapts_classifier(settings),
+        trained, optimization.weight_decay, optimization.optimizer, layer_decay=optimization.layer_decay
     )
     group_of = {id(parameter): group for group in groups for parameter in group["params"]}
     found: dict[tuple[str, str], list[nn.Parameter]] = {}
@@ -78,12 +83,12 @@ def parts(
         moments_of[name] = moments
         for owner in network.modules():
             for own_name, parameter in owner.named_parameters(recurse=False):
-                kind = "biases" if own_name == "bias" else "kernels"
-                kind = "batch norm" if isinstance(owner, GlobalBatchNorm) else kind
+                kind = treatment_of(owner, own_name, parameter).kind
                 found.setdefault((name, kind), []).append(parameter)
     described = []
     for (name, kind), parameters in found.items():
-        group = group_of.get(id(parameters[0]), {"weight_decay": 0.0})
+        group = group_of.get(id(parameters[0]), UNTRAINED)
+        scales = [group_of.get(id(parameter), UNTRAINED)["lr_scale"] for parameter in parameters]
         described.append(
             Part(
                 network=name,
@@ -92,8 +97,9 @@ def parts(
                 parameters=sum(parameter.numel() for parameter in parameters),
                 trained=id(parameters[0]) in group_of,
                 weight_decay=group["weight_decay"],
-                adapted=group.get("adapt", False),
-                moments=moments_of[name] if kind == "batch norm" else "",
+                trust_ratio=group["trust_ratio"],
+                rate_scales=(min(scales), max(scales)),
+                moments=moments_of[name] if kind == BATCH_NORM.kind else "",
             )
         )
     return described

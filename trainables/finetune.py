@@ -8,13 +8,13 @@ from typing import Any, assert_never
 from torch import Tensor
 
 from datasets.batches import Batch
-from trainables.architecture import Architecture
 from trainables.checkpoint import State
 from trainables.classifier import Classifier, ModelSpec, count_parameters, load_model, model_state
 from trainables.context import Context
 from trainables.evaluation import evaluate
 from trainables.loop import DTYPES, Outputs, Task, train
 from trainables.losses import classification_loss
+from trainables.networks.architecture import Architecture
 from trainables.norm import set_moving_variance
 from trainables.protocol import unchanged
 from trainables.spec import FinetuneSettings, SupervisedSettings

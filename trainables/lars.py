@@ -1,89 +1,27 @@
-"""LARS (You et al. 2017) as SimCLR uses it, and which parameters are decayed and adapted."""
+"""LARS (You et al. 2017) as SimCLR uses it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, assert_never
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from trainables.heads import LinearClassifier
-from trainables.norm import GlobalBatchNorm
-from trainables.spec import (
-    DistillSettings,
-    FinetuneSettings,
-    LinearSettings,
-    PretrainSettings,
-    Settings,
-    SupervisedSettings,
-)
+from torch import Tensor
 
 TRUST_COEFFICIENT = 0.001  # official code, `eeta`
-
-
-def parameter_groups(
-    module: nn.Module,
-    weight_decay: float,
-    optimizer: Literal["lars", "sgd"] = "lars",
-    *,
-    adapt_classifier: bool = False,
-) -> list[dict[str, Any]]:
-    """Trainable parameters of `module` by how they are decayed and adapted, told apart by the type of their module.
-
-    "lars": "adapted" (kernels of encoder and head: decayed, trust ratio), "classifier" (its kernel: decayed, no trust
-    ratio) and "batch_norm_and_bias" (neither). With `adapt_classifier`, its kernel is among the adapted, as in the
-    official distillation. "sgd": "decayed" (biases too) and "batch_norm". Empty groups are left out.
-    """
-    names: tuple[str, ...]
-    match optimizer:
-        case "lars":
-            names = ("adapted", "classifier", "batch_norm_and_bias")
-        case "sgd":
-            names = ("decayed", "batch_norm")
-        case _:
-            assert_never(optimizer)
-    parameters: dict[str, list[nn.Parameter]] = {name: [] for name in names}
-    for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            if optimizer == "sgd":
-                kind = "batch_norm" if isinstance(owner, GlobalBatchNorm) else "decayed"
-            elif isinstance(owner, GlobalBatchNorm) or name == "bias":
-                kind = "batch_norm_and_bias"
-            else:
-                kind = "classifier" if isinstance(owner, LinearClassifier) and not adapt_classifier else "adapted"
-            parameters[kind].append(parameter)
-    decays = {"adapted": True, "classifier": True, "decayed": True, "batch_norm_and_bias": False, "batch_norm": False}
-    groups: list[dict[str, Any]] = []
-    for kind, members in parameters.items():
-        if members:
-            group: dict[str, Any] = {"name": kind, "params": members, "weight_decay": weight_decay * decays[kind]}
-            groups.append(group | {"adapt": kind == "adapted"} if optimizer == "lars" else group)
-    return groups
-
-
-def adapts_classifier(settings: Settings) -> bool:
-    """Whether the linear classifier is decayed and adapted like kernels: in distillation only (official notebook)."""
-    if isinstance(settings, DistillSettings):
-        return True
-    if isinstance(settings, PretrainSettings | LinearSettings | FinetuneSettings | SupervisedSettings):
-        return False
-    assert_never(settings)
 
 
 class LARS(torch.optim.Optimizer):
     """LARS with the learning rate inside the momentum; `lr` is set in every parameter group before each step.
 
     Per tensor w with gradient g: g <- g + weight_decay * w; v <- momentum * v + lr * trust * g; w <- w - v, where trust
-    is 0.001 * |w| / |g| in groups with `adapt`, and 1 elsewhere, where either norm is 0, or where it overflows.
-    (Official code, "classic" form.) Groups come from `parameter_groups`; parameters without a gradient stay as they
-    are.
+    is 0.001 * |w| / |g| in groups with `trust_ratio`, and 1 elsewhere, where either norm is 0, or where it overflows.
+    (Official code, "classic" form.) Groups come from `optimizer.parameter_groups`; parameters without a gradient stay
+    as they are.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float = 0.9) -> None:
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adapt": True})
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "trust_ratio": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -111,7 +49,7 @@ class LARS(torch.optim.Optimizer):
             torch.add(
                 gradient, parameter, alpha=group["weight_decay"], out=out
             )  # one pass; no list form writes to `out`
-        if group["adapt"]:
+        if group["trust_ratio"]:
             weight_norms, gradient_norms = norms(parameters), norms(decayed)
             trust = TRUST_COEFFICIENT * weight_norms / gradient_norms
             # Where a gradient is so tiny that the ratio overflows, it counts as 0, as every one below 1e-23 does in the

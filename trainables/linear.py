@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from datasets.batches import Batch
 from datasets.stream import draw
 from datasets.windows import Share
-from trainables.architecture import Architecture
 from trainables.checkpoint import State
 from trainables.classifier import count_parameters, load_model
 from trainables.context import Context
@@ -21,8 +20,9 @@ from trainables.features import Features, encode_split, gather_features
 from trainables.heads import LinearClassifier
 from trainables.loop import DTYPES, Outputs, Task, train
 from trainables.losses import classification_loss
+from trainables.networks.architecture import Architecture
+from trainables.networks.encoder import Encoder
 from trainables.protocol import unchanged
-from trainables.resnet import Encoder
 from trainables.spec import LinearSettings, Optimization
 from trainables.stage import Assignment, Outcome
 
@@ -46,7 +46,7 @@ class FeatureStream:
 
 def build(architecture: Architecture, image_size: int, classes: int) -> tuple[Encoder, LinearClassifier]:
     """The encoder, which stays as it is, and the linear classifier, which is trained from zero (official commands)."""
-    encoder = Encoder(architecture, image_size)
+    encoder = architecture.build(image_size)
     encoder.eval().requires_grad_(False)
     return encoder, LinearClassifier(encoder.feature_dim, classes, zero_init=True)
 

@@ -19,8 +19,8 @@ from trainables.checkpoint import State
 from trainables.collectives import all_gather
 from trainables.context import Context, InterruptedTrainingError
 from trainables.history import HISTORY_ROWS, HistoryRow, Progress, accumulate, close_row, row_so_far
-from trainables.lars import LARS, parameter_groups
 from trainables.micro_batches import backward_in_parts, cached_outputs, outputs_of
+from trainables.optimizer import build_optimizer, load_optimizer, set_rate
 from trainables.schedule import learning_rate_at, total_steps
 from trainables.spec import Optimization
 
@@ -48,8 +48,7 @@ class Task:
     `inputs(batch)` is what `module` maps to its outputs (one tensor, or a tuple), followed by the targets;
     `loss(outputs, *targets)` returns this rank's mean loss (a scalar) and a dictionary of scalar metrics; the mean over
     ranks is the global loss. `rows` is
-    the number of training rows that one epoch passes over. `micro_batches`: see `micro_batches.py`. `adapt_classifier`
-    lets LARS adapt and decay the linear classifier like any kernel, as the official distillation does.
+    the number of training rows that one epoch passes over. `micro_batches`: see `micro_batches.py`.
     `watch(outputs, history)` is called at each step that closes a row of the history, on every rank; it may add to the
     last row, and stops a hopeless training by raising. `evaluate(done)` gives the metrics of the module as it is, the
     share `done` of the steps being done.
@@ -63,7 +62,6 @@ class Task:
     optimization: Optimization
     evaluate: Callable[[float], dict[str, float]]
     micro_batches: int = 1
-    adapt_classifier: bool = False
     watch: Callable[[Outputs, list[HistoryRow]], None] | None = None
 
 
@@ -86,7 +84,7 @@ def train(task: Task, context: Context) -> Progress:
     optimization = task.optimization
     last = total_steps(task.rows, optimization.epochs, optimization.global_batch_size)
     every = max(1, math.ceil(last / HISTORY_ROWS))
-    optimizer = build_optimizer(task)
+    optimizer = build_optimizer(task.module, optimization)
     progress = _resume(task.module, optimizer, context)
     module = _parallel(task.module, context)
     started = time.monotonic() - progress.seconds
@@ -138,21 +136,6 @@ def reaches_rung(step: int, last: int, rungs: int) -> bool:
     return step < last and step * rungs // last > (step - 1) * rungs // last
 
 
-def build_optimizer(task: Task) -> torch.optim.Optimizer:
-    """LARS, or SGD with Nesterov momentum, over the module's trainable parameters."""
-    optimization = task.optimization
-    groups = parameter_groups(
-        task.module, optimization.weight_decay, optimization.optimizer, adapt_classifier=task.adapt_classifier
-    )
-    match optimization.optimizer:
-        case "lars":
-            return LARS(groups, lr=0.0, momentum=optimization.momentum)
-        case "sgd":
-            return torch.optim.SGD(groups, lr=0.0, momentum=optimization.momentum, nesterov=optimization.momentum > 0)
-        case _:
-            assert_never(optimization.optimizer)
-
-
 def autocast(optimization: Optimization, device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 autocast when the precision asks for it, else nothing."""
     match optimization.precision:
@@ -198,8 +181,7 @@ def _update(
     if parts > 1:
         gradients = [output.grad for output in outputs]
         backward_in_parts(module, inputs, gradients, parts, lambda: autocast(optimization, context.device))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(optimizer, rate)
     optimizer.step()
     values = {"loss": value, **dict(zip(metrics, measured, strict=True))}
     return values, tuple(output.detach() for output in outputs)
@@ -223,7 +205,7 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, context: Contex
     progress = Progress()
     if state is not None:
         module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         progress = Progress(**state["progress"])
         if context.world_size > 1:  # the running means are rank 0's; the other ranks' are lost
             progress.sums, progress.summed_steps = {}, 0

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from trainables.collectives import all_gather, sum_over_ranks, world_size
 from trainables.moments import combined, dense, gradient_sums, like, moments
+from trainables.treatment import Treatment
 
 EPSILON = 1e-5  # official code
+BATCH_NORM = Treatment("batch norm", decayed=False, trust_ratio=False)
 MOMENTUM = 0.9  # share of the old moving statistics that stays at each update, official code
 
 
@@ -22,37 +24,40 @@ class GlobalBatchNorm(nn.Module):
 
     Training uses exact moments of the global batch (rows per rank may differ but not be 0) and updates the moving ones,
     0.9 old + 0.1 new; evaluation uses the moving ones. Statistics and parameters keep the module's dtype (float32 under
-    autocast); the output has the input's dtype and memory format. `beta` off leaves that parameter out; `zero_gamma`
-    starts gamma at 0, as the last batch norm of a residual branch (Goyal et al. 2017). `moving_share` and
+    autocast); the output has the input's dtype and memory format. `bias` off leaves that parameter out; `zero_weight`
+    starts the weight at 0, as the last batch norm of a residual branch (Goyal et al. 2017). `moving_share` and
     `unbiased_moving_variance` change what becomes of the moving statistics, never the output of training.
     """
 
-    moving_mean: Tensor
-    moving_variance: Tensor
+    running_mean: Tensor
+    running_var: Tensor
     moving_share = MOMENTUM
     unbiased_moving_variance = False
 
-    def __init__(self, num_features: int, *, beta: bool = True, zero_gamma: bool = False) -> None:
+    def __init__(self, num_features: int, *, bias: bool = True, zero_weight: bool = False) -> None:
         super().__init__()
-        initial = torch.zeros if zero_gamma else torch.ones
-        self.gamma = nn.Parameter(initial(num_features))
-        self.beta = nn.Parameter(torch.zeros(num_features)) if beta else None
-        self.register_buffer("moving_mean", torch.zeros(num_features))
-        self.register_buffer("moving_variance", torch.ones(num_features))
+        initial = torch.zeros if zero_weight else torch.ones
+        self.weight = nn.Parameter(initial(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features)) if bias else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def treatment(self, name: str) -> Treatment:
+        return BATCH_NORM
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` (n, c) or (n, c, height, width)."""
         if not self.training:
-            return F.batch_norm(x, self.moving_mean, self.moving_variance, self.gamma, self.beta, False, 0.0, EPSILON)
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, EPSILON)
         y: Tensor
         count: Tensor | int
         if x.is_cuda and world_size() == 1:  # its kernel is exact, and fused
-            y, mean, inverse_std = torch.native_batch_norm(x, self.gamma, self.beta, None, None, True, 0.0, EPSILON)
+            y, mean, inverse_std = torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0.0, EPSILON)
             count = x.numel() // x.shape[1]
             with torch.no_grad():
                 variance = inverse_std.pow(-2).sub_(EPSILON)
         else:
-            y, mean, variance, count = _ExactBatchNorm.apply(x, self.gamma, self.beta)
+            y, mean, variance, count = _ExactBatchNorm.apply(x, self.weight, self.bias)
         if self.moving_share < 1:
             self._move(mean, variance, count)
         return y
@@ -63,8 +68,8 @@ class GlobalBatchNorm(nn.Module):
         if self.unbiased_moving_variance:
             others = count - 1
             variance = variance * (count / (others.clamp_min(1) if isinstance(others, Tensor) else max(others, 1)))
-        self.moving_mean.lerp_(mean.to(self.moving_mean.dtype), 1 - self.moving_share)
-        self.moving_variance.lerp_(variance.to(self.moving_variance.dtype), 1 - self.moving_share)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.moving_share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), 1 - self.moving_share)
 
 
 def set_moving_variance(module: nn.Module, kind: Literal["biased", "unbiased"]) -> None:
@@ -129,35 +134,35 @@ def _gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor) -> 
 
 
 class _ExactBatchNorm(torch.autograd.Function):
-    """(x, gamma, beta) -> normalized x, global mean, global variance, global count."""
+    """(x, weight, bias) -> normalized x, global mean, global variance, global count."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = dense(x)
         mean, variance, count = _global_moments(x)
         y = torch.native_batch_norm(
-            x, gamma, beta, mean.to(gamma.dtype), variance.to(gamma.dtype), False, 0.0, EPSILON
+            x, weight, bias, mean.to(weight.dtype), variance.to(weight.dtype), False, 0.0, EPSILON
         )[0]
-        ctx.save_for_backward(x, gamma, mean, variance, count)
+        ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.mark_non_differentiable(mean, variance, count)
         return y, mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_statistics: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        x, gamma, mean, variance, count = ctx.saved_tensors
+        x, weight, mean, variance, count = ctx.saved_tensors
         dy = like(dy, x)
         inverse_std = (variance + EPSILON).rsqrt()
-        of_rank = _gradient_sums(dy, x, mean.to(gamma.dtype), inverse_std)
+        of_rank = _gradient_sums(dy, x, mean.to(weight.dtype), inverse_std)
         sums = sum_over_ranks(of_rank)
         # dx = scale * (dy - mean(dy) - xhat * mean(dy * xhat)): Ioffe and Szegedy 2015, section 3
-        scale = gamma * inverse_std
+        scale = weight * inverse_std
         slope = -scale * inverse_std * sums[0] / count
         offset = -scale * sums[1] / count - slope * mean
-        scale, slope, offset = (of_channels.to(gamma.dtype) for of_channels in (scale, slope, offset))
+        scale, slope, offset = (of_channels.to(weight.dtype) for of_channels in (scale, slope, offset))
         dx = _combined(dy, scale, x, slope, offset)
-        dgamma, dbeta = of_rank.to(gamma.dtype)
-        needs_gamma, needs_beta = ctx.needs_input_grad[1:]
-        return dx, dgamma if needs_gamma else None, dbeta if needs_beta else None
+        dweight, dbias = of_rank.to(weight.dtype)
+        needs_weight, needs_bias = ctx.needs_input_grad[1:]
+        return dx, dweight if needs_weight else None, dbias if needs_bias else None
 
 
 def _combined(dy: Tensor, scale: Tensor, x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:

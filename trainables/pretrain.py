@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from datasets.batches import Batch
-from trainables.architecture import Architecture
 from trainables.classifier import count_parameters
 from trainables.collapse import CollapsedError, collapsed, effective_rank
 from trainables.collectives import sum_over_ranks
@@ -21,8 +20,9 @@ from trainables.knn import BANK_ROWS, knn_counts
 from trainables.loop import DTYPES, Outputs, Task, autocast, train
 from trainables.losses import classification_loss, nt_xent
 from trainables.memory import ContrastiveMemory
+from trainables.networks.architecture import Architecture
+from trainables.networks.encoder import Encoder
 from trainables.norm import set_moving_variance
-from trainables.resnet import Encoder
 from trainables.schedule import total_steps, warmup_steps
 from trainables.spec import PretrainSettings
 from trainables.stage import Assignment, Outcome
@@ -37,7 +37,7 @@ class Pretraining(nn.Module):
 
     def __init__(self, architecture: Architecture, image_size: int, classes: int, settings: PretrainSettings) -> None:
         super().__init__()
-        self.encoder = Encoder(architecture, image_size)
+        self.encoder = architecture.build(image_size)
         self.head = ProjectionHead(self.encoder.feature_dim, settings.head_depth)
         self.probe = LinearClassifier(self.encoder.feature_dim, classes)
         self.memory = ContrastiveMemory(settings.memory, self.encoder, self.head)

@@ -6,9 +6,17 @@ enters a trial's id; how a trial is executed (workers, devices, checkpoint inter
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from trainables.ranges import MOST_EPOCHS, BatchSize, Epochs, Folds, LabelFraction, LearningRate, Penalty, Temperature
 
@@ -20,6 +28,13 @@ Resize = Literal["tf1", "tf2"]
 
 PROTOCOL = 4
 """Raised when the code changes numbers on purpose; tables refuse to mix protocols."""
+
+
+NEWER_SETTINGS = ("beta2", "layer_decay")
+"""Settings of `Optimization` that trials of before do not have: the ids of these must not change by them."""
+
+IDENTITY = object()
+"""The context in which a specification is written down as what identifies a trial."""
 
 
 class Spec(BaseModel):
@@ -46,15 +61,22 @@ class DevSplit(Spec):
         return self
 
 
+Optimizer = Literal["lars", "sgd", "adamw"]  # sgd has Nesterov momentum
+
+
 class Optimization(Spec):
     """Optimizer, durations and learning-rate schedule of one training.
 
     `epochs` are passes over the rows that the stage trains on; they become steps only in `schedule.total_steps`.
     The peak learning rate is `learning_rate` x sqrt(global_batch_size) ("sqrt"), x global_batch_size / 256 ("linear"),
     or itself ("none"): section 3.1, and the official code.
+
+    `momentum` is AdamW's first beta, `beta2` its second one (Loshchilov and Hutter 2019). `layer_decay` below 1 gives
+    lower layers of an encoder smaller learning rates: that times itself for each layer that lies above (Bao et al.
+    2022); what stands on the encoder has the whole rate.
     """
 
-    optimizer: Literal["lars", "sgd"] = "lars"  # sgd has Nesterov momentum
+    optimizer: Optimizer = "lars"
     learning_rate: LearningRate
     learning_rate_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -63,6 +85,24 @@ class Optimization(Spec):
     epochs: Epochs
     warmup_epochs: float = Field(default=0.0, ge=0, le=MOST_EPOCHS)
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _beta2_has_an_effect(self) -> Optimization:
+        if self.optimizer != "adamw" and self.beta2 != Optimization.model_fields["beta2"].default:
+            raise ValueError(f"beta2 {self.beta2:g} has no effect with optimizer `{self.optimizer}`; leave it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """As JSON types; in a trial's identity without what is newer than the first ids, where it has its default."""
+        fields: dict[str, Any] = plain(self)
+        if info.context is IDENTITY:
+            for name in NEWER_SETTINGS:
+                if fields[name] == Optimization.model_fields[name].default:
+                    del fields[name]
+        return fields
 
 
 class Augmentation(Spec):
@@ -186,6 +226,15 @@ class LinearRecipe(Spec):
     """A linear classifier on the frozen encoder's features of uncropped images, computed once and in full width."""
 
     optimization: Optimization
+
+    @model_validator(mode="after")
+    def _no_encoder_is_trained(self) -> LinearRecipe:
+        decay = self.optimization.layer_decay
+        if decay != 1:
+            raise ValueError(
+                f"layer_decay {decay:g} has no effect where no layer of the encoder is trained; leave it out"
+            )
+        return self
 
 
 class LinearSettings(LinearRecipe):

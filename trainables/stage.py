@@ -12,10 +12,10 @@ from datasets.batches import Batch
 from datasets.schema import Manifest, Split
 from datasets.splits import held_out_rows, labelled_rows
 from datasets.stream import TrainStream, eval_batches
-from trainables.architecture import Architecture
 from trainables.context import Context
 from trainables.history import Progress
 from trainables.loop import DTYPES
+from trainables.networks.architecture import Architecture
 from trainables.spec import Augmentation, DevSplit, Optimization, Resize, Settings
 from trainables.views import eval_view, random_views
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainables.architecture import SMALL_IMAGE_SIZE
 from trainables.auto_augment import auto_augment
 from trainables.color import ORDERS, grayscale, jitter
+from trainables.networks.architecture import SMALL_IMAGE_SIZE
 from trainables.randomness import random_bits, uniforms
 from trainables.resample import blur, blur_radius, crop_and_resize, eval_boxes
 from trainables.spec import Augmentation, Resize

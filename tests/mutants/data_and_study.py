@@ -106,7 +106,7 @@ MUTANTS = [
     ("study/trial.py", "{fraction * 100:g}pct", "{fraction * 10:g}pct", "tests/test_ids_of_presets.py"),
     (
         "study/trial.py",
-        'canonical_json(spec.model_dump(mode="json"))',
+        'canonical_json(spec.model_dump(mode="json", context=IDENTITY))',
         'canonical_json(spec.model_dump(mode="json", exclude_defaults=True))',
         "tests/test_ids_of_presets.py",
     ),

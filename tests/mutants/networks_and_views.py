@@ -8,40 +8,40 @@ IMAGES = "tests/test_reference_images.py"
 MUTANTS = [
     # Networks
     ("trainables/heads.py", "DENSE_INIT_STD = 0.01", "DENSE_INIT_STD = 0.02", "tests/test_heads.py"),
-    ("trainables/heads.py", "beta=not last", "beta=True", f"tests/test_heads.py {VALUES} -k head"),
-    ("trainables/resnet.py", "zero_gamma=True))", "zero_gamma=False))", "tests/test_resnet.py"),
+    ("trainables/heads.py", "bias=not last", "bias=True", f"tests/test_heads.py {VALUES} -k head"),
+    ("trainables/networks/resnet_module.py", "zero_weight=True))", "zero_weight=False))", "tests/test_resnet.py"),
     (
-        "trainables/resnet.py",
+        "trainables/networks/resnet_module.py",
         'F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, 1)',
         "F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 1)",
         f"tests/test_resnet.py {VALUES}",
     ),
     (
-        "trainables/resnet.py",
+        "trainables/networks/resnet_module.py",
         "padding=(x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True",
         "padding=1",
         f"tests/test_resnet.py {VALUES}",
     ),
     (
-        "trainables/resnet.py",
+        "trainables/networks/resnet_module.py",
         "math.sqrt(1 / weight[0].numel())",
         "math.sqrt(2 / weight[0].numel())",
         "tests/test_resnet.py",
     ),
     (
-        "trainables/resnet.py",
+        "trainables/networks/resnet_module.py",
         "first * weights[:, 0] + second * weights[:, 1]",
         "first * weights[:, 1] + second * weights[:, 0]",
         f"tests/test_resnet.py {VALUES}",
     ),
     (
-        "trainables/architecture.py",
+        "trainables/networks/resnet_layers.py",
         "SK_RATIO, SK_MIN_CHANNELS = 0.0625, 32",
         "SK_RATIO, SK_MIN_CHANNELS = 0.0625, 16",
         f"{VALUES} tests/test_resnet.py",
     ),
     (
-        "trainables/architecture.py",
+        "trainables/networks/resnet_layers.py",
         '152: ("bottleneck", (3, 8, 36, 3))',
         '152: ("bottleneck", (3, 8, 35, 3))',
         f"{VALUES} -k parameter",

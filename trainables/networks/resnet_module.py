@@ -12,14 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.architecture import (
-    GROUP_CHANNELS,
-    GROUP_STRIDES,
-    SMALL_IMAGE_SIZE,
-    Architecture,
-    feature_dim,
-    sk_channels,
-)
+from trainables.networks.architecture import SMALL_IMAGE_SIZE
+from trainables.networks.encoder import Encoder
+from trainables.networks.resnet_layers import GROUP_CHANNELS, GROUP_STRIDES, Shape, sk_channels
 from trainables.norm import GlobalBatchNorm
 
 _TRUNCATED_STD = 0.87962566103423978  # standard deviation of a unit normal cut at +-2
@@ -91,28 +86,26 @@ class SelectiveKernels(nn.Module):
 class Block(nn.Module):
     """A residual block, basic or bottleneck; the stride is on its first 3x3 convolution."""
 
-    def __init__(
-        self, architecture: Architecture, in_channels: int, filters: int, stride: int, projection: bool
-    ) -> None:
+    def __init__(self, shape: Shape, in_channels: int, filters: int, stride: int, projection: bool) -> None:
         super().__init__()
-        out_channels = filters * architecture.expansion
-        if architecture.block == "basic":
+        out_channels = filters * shape.expansion
+        if shape.block == "basic":
             layers = _conv_norm_relu(in_channels, filters, 3, stride)
             last = _conv(filters, out_channels, 3)
         else:
             layers = _conv_norm_relu(in_channels, filters, 1)
-            if architecture.selective_kernels:
+            if shape.selective_kernels:
                 layers.append(SelectiveKernels(filters, stride))
             else:
                 layers += _conv_norm_relu(filters, filters, 3, stride)
             last = _conv(filters, out_channels, 1)
-        self.branch = nn.Sequential(*layers, last, GlobalBatchNorm(out_channels, zero_gamma=True))
-        self.shortcut = self._shortcut(architecture, in_channels, out_channels, stride) if projection else nn.Identity()
+        self.branch = nn.Sequential(*layers, last, GlobalBatchNorm(out_channels, zero_weight=True))
+        self.shortcut = self._shortcut(shape, in_channels, out_channels, stride) if projection else nn.Identity()
 
     @staticmethod
-    def _shortcut(architecture: Architecture, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    def _shortcut(shape: Shape, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
         norm = GlobalBatchNorm(out_channels)
-        if architecture.selective_kernels:
+        if shape.selective_kernels:
             return nn.Sequential(ShortcutPool(stride), _conv(in_channels, out_channels, 1), norm)
         return nn.Sequential(_conv(in_channels, out_channels, 1, stride), norm)
 
@@ -120,11 +113,11 @@ class Block(nn.Module):
         return F.relu(self.branch(x) + self.shortcut(x), inplace=True)
 
 
-def _stem(architecture: Architecture, image_size: int) -> nn.Sequential:
-    width = architecture.channels(64)
+def _stem(shape: Shape, image_size: int) -> nn.Sequential:
+    width = shape.channels(64)
     if image_size <= SMALL_IMAGE_SIZE:
         return nn.Sequential(*_conv_norm_relu(3, width, 3))
-    if architecture.selective_kernels:
+    if shape.selective_kernels:
         half = width // 2
         layers = [
             *_conv_norm_relu(3, half, 3, 2),
@@ -136,31 +129,35 @@ def _stem(architecture: Architecture, image_size: int) -> nn.Sequential:
     return nn.Sequential(*layers, MaxPoolSame())
 
 
-class Encoder(nn.Module):
-    """f: images (n, 3, image_size, image_size), floats in [0, 1], to features h (n, feature_dim)."""
+class ResNetEncoder(Encoder):
+    """f: a stem, four groups of residual blocks, and the mean of the last maps.
 
-    memory_format: torch.memory_format
+    Layers: the stem, and each block.
+    """
 
-    def __init__(self, architecture: Architecture, image_size: int) -> None:
+    def __init__(self, shape: Shape, image_size: int) -> None:
         super().__init__()
-        self.feature_dim = feature_dim(architecture)
-        self.stem = _stem(architecture, image_size)
+        self.feature_dim = shape.feature_dim
+        self.blocks = shape.blocks
+        self.layers = 1 + sum(shape.blocks)
+        self.stem = _stem(shape, image_size)
         self.groups = nn.Sequential()
-        in_channels = architecture.channels(64)
-        for base, blocks, group_stride in zip(GROUP_CHANNELS, architecture.blocks, GROUP_STRIDES, strict=True):
-            filters = architecture.channels(base)
+        in_channels = shape.channels(64)
+        for base, blocks, group_stride in zip(GROUP_CHANNELS, shape.blocks, GROUP_STRIDES, strict=True):
+            filters = shape.channels(base)
             group = nn.Sequential()
             for index in range(blocks):
                 first = index == 0
-                group.append(Block(architecture, in_channels, filters, group_stride if first else 1, first))
-                in_channels = filters * architecture.expansion
+                group.append(Block(shape, in_channels, filters, group_stride if first else 1, first))
+                in_channels = filters * shape.expansion
             self.groups.append(group)
         self.lay_out(torch.channels_last)
 
-    def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Choose how weights and maps lie in memory; values are the same, up to the order of sums."""
-        self.memory_format = memory_format
-        self.to(memory_format=memory_format)
+    def layer_of(self, name: str) -> int:
+        if not name.startswith("groups."):
+            return 0
+        group, block = map(int, name.split(".")[1:3])
+        return 1 + sum(self.blocks[:group]) + block
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=self.memory_format)
