@@ -67,7 +67,7 @@ def absolute(uri: str) -> str:
     if scheme not in SCHEMES:
         meant = OTHER_NAMES.get(scheme) or next(iter(get_close_matches(scheme, SCHEMES, n=1)), "")
         hint = f"; did you mean {meant}://{rest}?" if meant else ""
-        raise ValueError(f"{uri!r} is a URL of an unknown kind{hint} {EXPECTED}")
+        raise ValueError(f"{uri!r} is a URL of an unknown kind{hint or '.'} {EXPECTED}")
     bucket, _, key = rest.partition("/")
     key = key.rstrip("/")
     _check_bucket(uri, scheme, bucket, key)
@@ -127,7 +127,7 @@ def _path_of_url(uri: str, rest: str) -> str:
 def _check_bucket(uri: str, scheme: str, bucket: str, key: str) -> None:
     if not bucket:
         hint = f"; did you mean {scheme}://{key.lstrip('/')}?" if key else ""
-        raise ValueError(f"the URL {uri!r} names no bucket{hint} Expected one such as {scheme}://bucket/runs")
+        raise ValueError(f"the URL {uri!r} names no bucket{hint or '.'} Expected one such as {scheme}://bucket/runs")
     if "?" in bucket or "?" in key:
         raise ValueError(
             f"the URL {uri!r} has options after a question mark, which not every part of a study can read; leave them "

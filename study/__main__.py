@@ -3,6 +3,8 @@
 import io
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 from study.ending import ending
 from study.environment import check_python, missing_package
@@ -21,6 +23,20 @@ def run() -> int:
     return main(sys.argv[1:])
 
 
+def leave(code: int) -> NoReturn:
+    """End this process at once: what libraries would still do takes seconds without a handler of signals, or fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it has had enough
+        os._exit(code)
+    except OSError as error:
+        os.write(2, f"error: what was printed could not be written: {error}\n".encode())
+        os._exit(1)
+    with suppress(OSError, ValueError):  # it was closed where nobody reads
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     check_python()
     ending.take()
@@ -28,8 +44,4 @@ if __name__ == "__main__":
         code = run()
     except KeyboardInterrupt:
         ending.leave()
-    if ending.number is not None:  # what libraries would still do at their end takes time, or fails
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    leave(code)

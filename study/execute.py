@@ -102,7 +102,7 @@ def run_worker(plain_job: dict[str, Any]) -> None:
     if context.rank == 0:
         context.saved_step = round(telling.saved_before() * job.steps)
         context.report = lambda share: telling.tell(share, context.saved_step / job.steps)
-        context.warn = telling.warn
+        context.warn, context.note = telling.warn, telling.note
     spec = parse_trial(job.trial)
     manifest = read_manifest(job.shards, OUTAGE_SECONDS)
     check_images(job, spec, manifest)

@@ -68,6 +68,10 @@ class Telling:
         self._note = note
         self.write(0.0, 0.0)
 
+    def note(self, note: str) -> None:
+        """Tell the user something of a trial that goes on, with its progress, which is written the next time."""
+        self._note, self._written_at = note, -math.inf
+
     def write(self, share: float, saved: float, *, ended: bool = False) -> None:
         now, memory = time.time(), self._memory()
         progress = Progress(

@@ -127,3 +127,14 @@ def test_progress_tells_the_memory_in_use(tmp_path: Path) -> None:
     assert 0 < progress.memory_used < progress.memory_total <= psutil.virtual_memory().total
     assert "of memory used then" in reason("t", progress, here=False)
     assert reason("t", Progress(0.5, 0.0), here=False) == "its process ended without a word"
+
+
+def test_note_of_a_trial_that_goes_on_leaves_how_far_it_is(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    telling = Telling(storage, "t", "now", "here")
+    telling.tell(0.4, 0.3)
+    telling.note("with other threads")
+    telling.tell(0.45, 0.3)
+    progress = read_progress(storage, "t")
+    assert progress is not None and (progress.share, progress.saved) == (0.45, 0.3)
+    assert progress.note == "with other threads"

@@ -58,12 +58,13 @@ def prepare_torch(per_worker: Mapping[str, float], *, tf32: bool) -> None:
 class Context:
     """The execution of one trial on one worker; the default is one process without Ray.
 
-    `folder` is the URI of the trial's checkpoint folder, whose last part is the trial's id. `channels_last` lays images
-    and kernels out so that each pixel's channels lie together, which is faster on most hardware. A pretraining below
-    `min_effective_rank` is stopped. `report` is called on every rank after every step, and while images are evaluated,
-    with the share of the steps that are done, in [0, 1]; `warn` with what its user should know. `judge`, if there is
-    one, is called on every rank with the number of steps done, the dev split's top-1 by then and the seconds of
-    training so far, at `rungs` - 1 evenly spaced points; it ends a hopeless training by raising `PrunedError`.
+    `folder` is the URI of the trial's checkpoint folder, whose last part is the trial's id. `channels_last` lays
+    images and kernels out so that each pixel's channels lie together, which is faster on most hardware. A
+    pretraining below `min_effective_rank` is stopped. `report` is called on every rank after every step, and while
+    images are evaluated, with the share of the steps that are done, in [0, 1]; `warn` with why it begins anew,
+    `note` with what else its user should know. `judge`, if there is one, is called on every rank with the number of
+    steps done, the dev split's top-1 by then and the seconds of training so far, at `rungs` - 1 evenly spaced
+    points; it ends a hopeless training by raising `PrunedError`.
 
     `checkpoint_seconds` is the interval of resumable checkpoints, which are written while training goes on; one that is
     still being written delays the next, and one that cannot be written is passed over, but for the last one. With 0
@@ -87,6 +88,7 @@ class Context:
     checkpoint_seconds: float = 120.0
     report: Callable[[float], None] = _ignore
     warn: Callable[[str], None] = _log
+    note: Callable[[str], None] = _log
     notice: Callable[[], bool] = _never
     ending: Callable[[], bool] = _never
     rungs: int = 4

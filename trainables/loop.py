@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +25,6 @@ from trainables.spec import Optimization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Type of parameters and inputs; bfloat16 is autocast over float32 parameters."""
-
-
-logger = logging.getLogger(__name__)
 
 
 class BatchStream(Protocol):
@@ -224,10 +220,9 @@ def _note_layout(progress: Progress, layout: tuple[int, int], context: Context) 
     if progress.sessions and before != layout:
         progress.earlier_layouts.append((before[0], before[1]))
         if context.rank == 0:
-            logger.warning(
-                "%s goes on at step %d with %d workers of %d threads, after %d of %d: its result is no longer the "
-                "undisturbed one's to the bit",
-                *(context.trial, progress.step, *layout, *before),
+            context.note(
+                f"{context.trial} goes on at step {progress.step} with {layout[0]} workers of {layout[1]} threads, "
+                f"after {before[0]} of {before[1]}: its result is no longer the undisturbed one's to the bit"
             )
     progress.layout = layout
 
