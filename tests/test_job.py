@@ -26,8 +26,11 @@ from study.images import ShardedImages
 from study.job import Job
 from study.plan import make_plan
 from trainables import loop
+from trainables.context import Context
 from trainables.protocol import ProtocolError
 from trainables.spec import Stage
+from trainables.stage import Assignment, Outcome
+from trainables.stages import run_stage
 
 
 def job(shards: str, storage: Path, stage: Stage = "supervised") -> dict[str, Any]:
@@ -66,6 +69,22 @@ def test_job_on_the_planned_images_ends_with_a_record(shards: str, tmp_path: Pat
     assert record.cost.planned_device_seconds == 1.5
     assert record.data.fingerprint == planned["fingerprint"] and record.history[-1]["step"] == planned["steps"]
     assert stage == "pretrain" or record.data.subset_hash == planned["subset_hash"]
+    assert record.resources.threads == torch.get_num_threads() and record.resources.earlier_layouts is None
+
+
+def test_record_notes_the_workers_and_threads_of_earlier_sessions(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def continued(stage: Stage, assignment: Assignment, context: Context) -> Outcome:
+        outcome = run_stage(stage, assignment, context)
+        outcome.progress.layout, outcome.progress.earlier_layouts = (1, 3), [(1, 4), (2, 1)]
+        return outcome
+
+    monkeypatch.setattr(execute, "run_stage", continued)
+    planned = job(shards, tmp_path)
+    run_worker(planned)
+    resources = read_record(Storage(str(tmp_path)), planned["id"]).resources
+    assert (resources.threads, resources.earlier_layouts) == (3, ((1, 4), (2, 1)))
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "tf32"), (False, "ieee")])

@@ -4,6 +4,7 @@ import math
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from trainables.heads import LinearClassifier
 from trainables.loop import NonFiniteLossError, Task, train
 from trainables.losses import classification_loss
 from trainables.networks.encoder import Encoder
-from trainables.spec import STAGES, Optimization, Settings, Stage
+from trainables.spec import STAGES, DistillSettings, Memory, Optimization, Settings, Stage
 from trainables.stages import run_stage
 
 
@@ -312,28 +313,72 @@ def test_the_same_trial_twice_has_the_same_ten_losses(shards: str, tmp_path: Pat
     assert one[0].metrics == other[0].metrics and equal_weights(one[1], other[1])
 
 
+@contextmanager
+def forward_passes() -> Iterator[dict[bool, list[torch.dtype]]]:
+    """The types of what encoders return in a block, with gradient and without."""
+    dtypes: dict[bool, list[torch.dtype]] = {True: [], False: []}
+
+    def note(module: torch.nn.Module, _: object, features: Tensor) -> None:
+        if isinstance(module, Encoder):
+            dtypes[torch.is_grad_enabled()].append(features.dtype)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        yield dtypes
+    finally:
+        hook.remove()
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "distill"])
 def test_bfloat16_computes_in_half_width_on_float32_weights(
     shards: str, parents: Path, tmp_path: Path, stage: Stage
 ) -> None:
-    dtypes: dict[bool, list[torch.dtype]] = {True: [], False: []}  # with gradient and without
-    hook = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, _, features: (
-            dtypes[torch.is_grad_enabled()].append(features.dtype) if isinstance(module, Encoder) else None
-        )
-    )
-    try:
+    with forward_passes() as dtypes:
         half, weights = trials.run(
             stage, shards, tmp_path / "half", parents, trials.settings(stage, {"precision": "bfloat16"})
         )
-    finally:
-        hook.remove()
     single, _ = trials.run(stage, shards, tmp_path / "single", parents)
     assert set(dtypes[True]) == {torch.bfloat16} and len(dtypes[True]) == half.progress.step
     assert dtypes[False][-1] == torch.float32, "evaluation is in full width"
     assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in weights.values())
     assert all(math.isfinite(row["loss"]) for row in half.progress.history)
     assert half.progress.history[0]["loss"] == pytest.approx(single.progress.history[0]["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        trials.settings("distill", {"precision": "bfloat16"}),
+        trials.settings("pretrain", {"precision": "bfloat16"}, memory=Memory(size=80, decay=0.9)),
+    ],
+    ids=["teacher", "momentum encoder"],
+)
+def test_network_that_is_not_trained_computes_in_half_width_in_training(
+    shards: str, parents: Path, tmp_path: Path, chosen: Settings
+) -> None:
+    stage: Stage = "distill" if isinstance(chosen, DistillSettings) else "pretrain"
+    with forward_passes() as passes:
+        outcome, _ = trials.run(stage, shards, tmp_path, parents, chosen)
+    assert passes[False].count(torch.bfloat16) == outcome.progress.step
+    assert torch.float32 in passes[False], "evaluation is in full width"
+
+
+def test_momentum_encoder_sees_the_micro_batches(shards: str, parents: Path, tmp_path: Path) -> None:
+    rows: dict[int, list[int]] = {}  # of each encoder's passes in training
+
+    def note(module: torch.nn.Module, _: object, features: Tensor) -> None:
+        if isinstance(module, Encoder) and module.training:
+            rows.setdefault(id(module), []).append(len(features))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        chosen = trials.settings("pretrain", micro_batches=2, memory=Memory(size=80, decay=0.9))
+        outcome, _ = trials.run("pretrain", shards, tmp_path, parents, chosen)
+    finally:
+        hook.remove()
+    trained, momentum = sorted(rows.values(), key=len, reverse=True)
+    assert len(trained) == 4 * outcome.progress.step, "each part twice, once for the loss and once for the gradient"
+    assert momentum == [80] * 2 * outcome.progress.step, "two views of half a batch of 80"
 
 
 @dataclass

@@ -241,6 +241,13 @@ def test_auto_augment_draws_by_seed_epoch_id_and_view() -> None:
         assert (other != first).flatten(1).any(1).sum() > 45  # a view may repeat: some operations change nothing
 
 
+def test_each_policy_of_auto_augment_makes_other_views() -> None:
+    images, ids = _images(1, 24, 24).repeat(16, 1, 1, 1), torch.arange(16)
+    policies: list[Any] = ["none", "imagenet", "cifar10", "svhn"]
+    made = [_views(images, ids, Augmentation(crop=False, flip=False, auto_augment=one)) for one in policies]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(made, 2))
+
+
 def test_an_empty_batch_has_an_empty_view() -> None:
     for augmentation in (PRETRAIN, Augmentation(auto_augment="imagenet")):
         assert _views(_images(0, 32, 32), torch.arange(0), augmentation).shape == (0, 3, 32, 32)

@@ -1,7 +1,8 @@
 """What batch norm sums over the rows of a tensor on a CPU, exact to about 4e-7 for any number of rows.
 
 Torch's own kernels add a channel's values one by one in float32 where channels lie last: over a million values the
-variance is off by 1e-3. Here the same kernels are given runs of at most `RUN` values, which are combined in float64.
+variance is off by 1e-3. Here the same kernels are given pieces, there of about `RUN` values a channel, which are
+combined in float64.
 """
 
 from __future__ import annotations

@@ -162,4 +162,10 @@ MUTANTS = [
         '(lambda *_: None)(f"the features of',
         "tests/test_protocol.py -k features",
     ),
+    (
+        "trainables/views.py",
+        "auto_augment(_levels(part), seeds[rows], policy)",
+        'auto_augment(_levels(part), seeds[rows], "cifar10")',
+        "tests/test_views.py -k each_policy",
+    ),
 ]

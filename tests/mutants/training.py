@@ -4,6 +4,7 @@ from __future__ import annotations
 
 VALUES = "tests/test_reference_values.py"
 SETTINGS = "tests/test_settings.py"
+SEEDS = "tests/test_seeds.py"
 KEYS = """        with autocast(optimization, context.device):
             keys = module.memory.keys(views, settings.micro_batches)
 """
@@ -283,5 +284,40 @@ MUTANTS = [
         "torch.stack(tuple(pieces), 1).flatten(0, 1)",
         "torch.cat(tuple(pieces))",
         "tests/test_micro_batches.py",
+    ),
+    # What a trial's seed decides, and what is in half width
+    ("trainables/stage.py", "                    self.seed,\n", "                    0,\n", f"{SEEDS} -k views"),
+    ("trainables/stage.py", "seed=self.seed,", "seed=0,", f"{SEEDS} -k order_of_images"),
+    ("trainables/stages.py", "torch.manual_seed(assignment.seed)", "torch.manual_seed(0)", f"{SEEDS} -k initial"),
+    ("trainables/linear.py", "Share(trained, assignment.seed,", "Share(trained, 0,", f"{SEEDS} -k features"),
+    (
+        "trainables/distill.py",
+        "with torch.no_grad(), autocast(optimization, context.device):",
+        "with torch.no_grad():",
+        "tests/test_loop.py -k 'half_width and teacher'",
+    ),
+    (
+        "trainables/pretrain.py",
+        KEYS,
+        KEYS.replace("autocast(optimization, context.device)", "torch.no_grad()"),
+        "tests/test_loop.py -k 'half_width and momentum'",
+    ),
+    (
+        "trainables/pretrain.py",
+        "module.memory.keys(views, settings.micro_batches)",
+        "module.memory.keys(views, 1)",
+        "tests/test_loop.py -k momentum_encoder_sees",
+    ),
+    (
+        "study/recording.py",
+        "outcome.progress.earlier_layouts or None",
+        "None",
+        "tests/test_job.py -k earlier_sessions",
+    ),
+    (
+        "study/recording.py",
+        "outcome.progress.layout[1]",
+        "outcome.progress.layout[0]",
+        "tests/test_job.py -k earlier_sessions",
     ),
 ]
