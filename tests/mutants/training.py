@@ -195,7 +195,7 @@ MUTANTS = [
         "trainables/treatment.py",
         'BIAS = Treatment("biases", decayed=False',
         'BIAS = Treatment("biases", decayed=True',
-        "tests/test_lars.py -k groups",
+        "tests/test_lars.py -k 'groups or decays'",
     ),
     (
         "trainables/heads.py",
