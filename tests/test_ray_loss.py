@@ -34,7 +34,7 @@ def lose(launch: subprocess.Popen[str], name: str, storage: Path, after: float =
         time.sleep(0.05)
 
 
-def started(file: Path, storage: Path, temporary: str) -> subprocess.Popen[str]:
+def started(file: Path, storage: Path, temporary: str = "/tmp") -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "study", "launch", str(file), "--storage", str(storage)]
     environment = {**os.environ, "RAY_TMPDIR": temporary}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
