@@ -22,6 +22,7 @@ from datasets.manifest import manifest_text, read_manifest
 from datasets.schema import BUILT_IN_NAMES, FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardFile, Split
 from datasets.sources import open_source, source_signature
 from datasets.splits import label_ranks
+from datasets.typed_files import first_line
 from datasets.urls import absolute, is_local
 from datasets.writer import NAMED, ShardPlan, shard_name, write_shard
 
@@ -198,8 +199,7 @@ def _write_split(
 
 def _ended_tasks(source: str, split: Split, error: RayError) -> str:
     """Say that tasks were lost in spite of repeats: Ray's own message is pages long."""
-    causes = (line.strip() for line in str(error).splitlines())
-    cause = next((line for line in causes if line), type(error).__name__)[:300]
+    cause = first_line(str(error)) or type(error).__name__
     return (
         f"a process that writes the {split} images of {source!r} ended {TASK_RETRIES + 1} times ({cause}); "
         "it may lack memory: shard on a machine with more, or with fewer CPUs"

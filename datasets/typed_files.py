@@ -129,6 +129,11 @@ def shortened(text: str, most: int = LONGEST_REASON) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} [...] {text[len(text) - most // 2 :]}"
 
 
+def first_line(text: str, most: int = LONGEST_REASON) -> str:
+    """Return the first line of a text that is not blank, cut after `most` characters; empty where there is none."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:most]
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):

@@ -11,15 +11,13 @@ from pathlib import Path
 
 from datasets.disk import REMEDY, DiskError, free_bytes, nearest_folder, sentence
 from datasets.object_store import UnusableError
+from datasets.typed_files import first_line
 from reports.storage import Storage
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SHARED_MEMORY = "/dev/shm"
 LEAST_BYTES = 2**20
 """A disk with less room than this is full: Ray's own files alone take more."""
-
-MOST_OF_RAY = 300
-"""Characters."""
 
 REMEDY_FOR_MEMORY = "free some or make it larger (in Docker: --shm-size=4g), then launch again"
 REMEDY_FOR_TEMPORARY = "free some, or set TMPDIR to a folder on another disk, then launch again"
@@ -75,10 +73,8 @@ def is_of_ray(error: BaseException) -> bool:
 
 def failure_of_ray(error: BaseException) -> str:
     """A sentence for an error of Ray's own; its messages are pages long, and their first line says it."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "it does not say why")
-    return (
-        f"Ray failed with {type(error).__name__}: {first[:MOST_OF_RAY]}; what is finished is kept: start again to go on"
-    )
+    why = first_line(str(error)) or "it does not say why"
+    return f"Ray failed with {type(error).__name__}: {why}; what is finished is kept: start again to go on"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
