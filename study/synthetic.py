@@ -12,6 +12,7 @@ import torch
 from datasets.batches import Batch
 from datasets.schema import Manifest
 from datasets.windows import Share
+from study.assigned import assignment_of
 from study.plan import Plan
 from study.trial import TrialSpec, head_of
 from trainables.architecture import parse_architecture
@@ -137,17 +138,8 @@ def _assignment(spec: TrialSpec, rows: int, parent: str | None) -> NoiseAssignme
         source_signature="",
         fingerprint="noise",
     )
-    return NoiseAssignment(
-        architecture=parse_architecture(spec.architecture),
-        image_size=spec.data.image_size,
-        resize=spec.data.resize,
-        classes=spec.data.classes,
-        seed=spec.seed,
-        settings=spec.settings,
-        shards="noise",  # which has no files
-        manifest=manifest,
-        parent=parent,
-    )
+    of_all_rows = spec.model_copy(update={"dev": None})  # `rows` are without those that are held out
+    return NoiseAssignment(**vars(assignment_of(of_all_rows, "noise", manifest, parent)))
 
 
 def _random_model(spec: TrialSpec, plan: Plan, folder: Path) -> str:

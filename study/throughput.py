@@ -109,12 +109,7 @@ class Throughput:
         self.calibration = next((one for one in known if _matches(one.device, self.device)), None)
         self._measured = _sums((_kind_of_record(record), *_cost(record), 0.0) for record in timed)
         self._calibrated = _sums(
-            (
-                Kind(one.architecture, one.stage, one.batch, one.image_size, one.precision),
-                one.seconds,
-                one.flops,
-                one.beside,
-            )
+            (_kind_of_measurement(one), one.seconds, one.flops, one.beside)
             for one in (self.calibration.measurements if self.calibration else ())
         )
         self._rates: dict[Kind, tuple[float, float, str]] = {}
@@ -188,16 +183,12 @@ def write_calibration(storage: Storage, calibration: Calibration) -> str:
     """Write what was measured to `calibrations/HARDWARE.json`, beside what that file has of other kinds; its path."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", calibration.hardware).strip("-").lower() + ".json"
     before = [one for one in told_calibrations(storage) if one.hardware == calibration.hardware]
-    new = {_key(one): one for one in calibration.measurements}
+    new = {_kind_of_measurement(one): one for one in calibration.measurements}
     kept = [one for old in before for one in old.measurements if old.versions == calibration.versions]
-    merged = {_key(one): one for one in kept} | new
+    merged = {_kind_of_measurement(one): one for one in kept} | new
     whole = calibration.model_copy(update={"measurements": tuple(merged.values())})
     storage.write_bytes(whole.model_dump_json(indent=1).encode(), "calibrations", name)
     return storage.uri("calibrations", name)
-
-
-def _key(one: Measurement) -> tuple[object, ...]:
-    return one.architecture, one.stage, one.batch, one.image_size, one.precision
 
 
 def _sums(known: Iterable[tuple[Kind, float, float, float]]) -> Mapping[tuple[object, ...], _Sum]:
