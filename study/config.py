@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, assert_never
+from typing import Any, Literal, assert_never
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from reports.file_name import is_reserved
 from reports.message import printable
 from reports.plain_scalar import shown
 from study.adaptive import Dev, Explore, Scalar, Search, Select
+from study.worker_resources import Amount, check_resource
 from trainables.architecture import parse_architecture
 from trainables.ranges import MOST_AT_ONCE, MOST_CLASSES, MOST_PIXELS, AtOnce, ImageCount, Seed, Temperature
 from trainables.spec import (
@@ -64,12 +65,6 @@ def parent_of(stage: Stage) -> Stage | None:
 
 
 MOST_RULES = 100  # of a stage
-
-Amount = Annotated[float, Field(ge=1e-4, le=1e18)]
-"""Of a resource, such as GPUs or bytes of memory: Ray counts in steps of 0.0001."""
-
-RESOURCES = ("CPU", "GPU", "TPU", "memory", "object_store_memory")
-"""Ray's own resources; any other name is one that nodes of a cluster were given."""
 
 
 _FOLDER = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9_-])?")
@@ -238,7 +233,7 @@ class Execution(Spec):
         if not counts or not all(1 <= count <= MOST_AT_ONCE for count in counts):
             raise ValueError(f"`workers` must be 1 to {MOST_AT_ONCE:,}, got {self.workers}")
         for name in self.per_worker:
-            _check_resource(name)
+            check_resource(name)
         if (gpus := self.per_worker.get("GPU", 1.0)) > 1:
             raise ValueError(
                 f"`per_worker` asks for {gpus:g} GPUs, of which a worker uses one: ask for one, and set `workers` to "
@@ -272,20 +267,6 @@ def may_have_workers(stage: Stage) -> bool:
             return True
         case _:
             assert_never(stage)
-
-
-def _check_resource(name: str) -> None:
-    """Refuse a name that is one of Ray's own but for its spelling: no node has such a resource, and nothing would run.
-
-    Raises:
-        ValueError: the name that was meant.
-    """
-    plain = name.casefold().removeprefix("num_").rstrip("s")
-    for known in RESOURCES:
-        if name != known and plain == known.casefold():
-            raise ValueError(f"`per_worker` names `{name}`, which no node has; did you mean `{known}`?")
-    if not name.strip() or len(name) > 100:
-        raise ValueError(f"`per_worker` names {name[:100]!r}; expected a resource such as CPU or GPU")
 
 
 class Grid(Spec):
