@@ -5,6 +5,7 @@ Imports are within the fixtures: tests of plans and reports do without torch.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,14 @@ def parents(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("pretrain", shards, folder / "pretrain", folder)
     run("finetune", shards, folder / "finetune", folder)
     return folder
+
+
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder in which launches make theirs: its path is short, as Ray's sockets need it."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

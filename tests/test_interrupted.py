@@ -31,10 +31,10 @@ STARTED: list[subprocess.Popen[str]] = []
 STEPS = 1500  # of 200 images in batches of 100
 
 
-def study_file(folder: Path, shards: str) -> Path:
-    """Two pretrainings that take minutes, and trials that wait for them."""
+def study_file(folder: Path, shards: str, steps: int = STEPS) -> Path:
+    """Two pretrainings, which take minutes by default, and trials that wait for them."""
     stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
-    stages["pretrain"]["optimization"]["epochs"] = STEPS // 2
+    stages["pretrain"]["optimization"]["epochs"] = steps // 2
     data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
     grid = {"architecture": ["r10w0.0625", "r10w0.125"], "label_fraction": [0.1]}
     path = folder / "study.yaml"
@@ -186,14 +186,8 @@ def test_command_that_has_barely_begun_ends_without_a_traceback(number: int, tmp
 
 def test_signals_are_handled_until_the_report_is_written(shards: str, tmp_path: Path) -> None:
     """Ray takes SIGTERM back when it is left, and the report is written after that."""
-    stages = {name: stage for name, stage in tiny()["stages"].items() if name in ("pretrain", "linear")}
-    data = {"name": "digits", "source": shards, "image_size": 8, "train_images": 200, "classes": 10}
-    file = tmp_path / "study.yaml"
-    file.write_text(
-        yaml.safe_dump(tiny(stages=stages, grid={"architecture": ["r10w0.0625"], "label_fraction": [0.1]}, data=data))
-    )
-    launch = start("launch", file, "--storage", tmp_path / "runs")
-    until(lambda: len(list(tmp_path.glob("runs/records/*.json"))) == 2, launch)
+    launch = start("launch", study_file(tmp_path, shards, steps=2), "--storage", tmp_path / "runs")
+    until(lambda: len(list(tmp_path.glob("runs/records/*.json"))) == 4, launch)
     assert launch.stdout is not None
     reader = threading.Thread(target=lambda: any(line.startswith("report:") for line in launch.stdout))
     reader.start()

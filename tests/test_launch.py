@@ -106,16 +106,14 @@ def test_launching_again_runs_no_trial(finished: tuple[Path, Path, str]) -> None
 
 
 def test_launch_that_has_nothing_to_run_removes_what_a_killed_one_has_left(
-    finished: tuple[Path, Path, str], monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, Path, str], ray_folder: Path
 ) -> None:
     file, storage, _ = finished
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as temporary:  # short, as sockets need it
-        monkeypatch.setenv("RAY_TMPDIR", temporary)
-        left = Path(temporary) / "labelscale-12345678"
-        left.mkdir()
-        (left / "held").touch()
-        run("launch", file, "--storage", storage)
-        assert not left.exists()
+    left = ray_folder / "labelscale-12345678"
+    left.mkdir()
+    (left / "held").touch()
+    run("launch", file, "--storage", storage)
+    assert not left.exists()
 
 
 def test_plan_and_status_know_what_is_finished(finished: tuple[Path, Path, str]) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -34,22 +33,20 @@ def lose(launch: subprocess.Popen[str], name: str, storage: Path, after: float =
         time.sleep(0.05)
 
 
-def started(file: Path, storage: Path, temporary: str = "/tmp") -> subprocess.Popen[str]:
+def started(file: Path, storage: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "study", "launch", str(file), "--storage", str(storage)]
-    environment = {**os.environ, "RAY_TMPDIR": temporary}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_launch_begins_anew_once(shards: str, tmp_path: Path) -> None:
+def test_launch_begins_anew_once(shards: str, tmp_path: Path, ray_folder: Path) -> None:
     file, storage = study_file(tmp_path, shards), tmp_path / "runs"
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as temporary:  # short, as sockets need it
-        with started(file, storage, temporary) as launch:
-            lose(launch, "gcs_server", storage)
-            printed, complained = launch.communicate(timeout=400)
-        deadline = time.monotonic() + 60
-        while list(Path(temporary).iterdir()):
-            assert time.monotonic() < deadline, "folders of the launch are left"
-            time.sleep(0.1)
+    with started(file, storage) as launch:
+        lose(launch, "gcs_server", storage)
+        printed, complained = launch.communicate(timeout=400)
+    deadline = time.monotonic() + 60
+    while list(ray_folder.iterdir()):
+        assert time.monotonic() < deadline, "folders of the launch are left"
+        time.sleep(0.1)
     assert launch.returncode == 0 and "4 done" in printed, printed + complained
     assert printed.count("Ray's control store was lost (killed by signal 9): starting Ray anew") == 1
     assert "Traceback" not in printed + complained and "error" not in complained

@@ -9,18 +9,12 @@ import pytest
 import torch
 
 import trials
-from digit_shards import digits, write
 from trainables.context import Context
 from trainables.spec import Stage
 from trainables.stage import Assignment
 from trainables.stages import run_stage
 
 HERE = Context("/nowhere")
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write(digits(), tmp_path_factory.mktemp("digits") / "shards")
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +52,9 @@ def test_seed_decides_the_initial_weights(stage: Stage, shards: str, tmp_path: P
     assert torch.equal(one, same) and float((one - other).abs().max()) > 0.01
 
 
-def test_seed_decides_the_order_of_features_of_a_linear_classifier(shards: str, tmp_path: Path) -> None:
+def test_seed_decides_the_order_of_features_of_a_linear_classifier(shards: str, parents: Path, tmp_path: Path) -> None:
     """It starts from zero, so that nothing but the order is left to the seed."""
-    pretraining = trials.assignment(shards, trials.settings("pretrain"))
-    run_stage("pretrain", pretraining, Context(str(tmp_path / "parent")))
-    first = trials.assignment(shards, trials.settings("linear"), str(tmp_path / "parent" / "model.pt"))
+    first = trials.assignment(shards, trials.settings("linear"), trials.parent_of("linear", parents))
     weights = []
     for number, seed in enumerate((1, 1, 2)):
         run_stage("linear", replace(first, seed=seed), Context(str(tmp_path / str(number))))
